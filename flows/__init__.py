@@ -1,0 +1,1 @@
+"""Order and parameters only: Prefect flows, the composed configuration and the command line."""

@@ -1,0 +1,1 @@
+"""One module a stage: artifacts in, one artifact out."""

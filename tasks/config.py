@@ -1,0 +1,76 @@
+"""The sections of a pipeline: one frozen dataclass a stage, made of the settings of its parts; free of torch."""
+
+from dataclasses import dataclass
+
+from models.config import (
+    ArPriorConfig,
+    ClipConfig,
+    DecoderConfig,
+    DiffusionPriorConfig,
+    UpsamplerConfig,
+)
+from unclip.training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipStage:
+    """A frozen CLIP: trained here from scratch (`network`, `train`), or named (`pretrained`, as `MODEL:WEIGHTS`)."""
+
+    network: ClipConfig | None = None
+    train: TrainConfig | None = None
+    pretrained: str | None = None
+    min_zero_shot: float = 0.95  # accuracy of each attribute on held-out pictures, where the data knows attributes
+
+    def __post_init__(self) -> None:
+        trained = self.network is not None and self.train is not None
+        if trained == (self.pretrained is not None) or (self.network is None) != (self.train is None):
+            raise ValueError("clip needs either 'network' and 'train' (trained here) or 'pretrained' (MODEL:WEIGHTS)")
+        if not 0 <= self.min_zero_shot <= 1:
+            raise ValueError(f"clip.min_zero_shot must be between 0 and 1, got {self.min_zero_shot}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorDiffusionStage:
+    """The diffusion prior (§2.2) and how it trains."""
+
+    network: DiffusionPriorConfig = DiffusionPriorConfig()
+    train: TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorArStage:
+    """The autoregressive prior (§2.2) and how it trains."""
+
+    network: ArPriorConfig = ArPriorConfig()
+    train: TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecoderStage:
+    """The decoder (§2.1) and how it trains."""
+
+    network: DecoderConfig = DecoderConfig()
+    train: TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpsamplerStage:
+    """One upsampler (§2.1) and how it trains."""
+
+    network: UpsamplerConfig = UpsamplerConfig()
+    train: TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreStage:
+    """The score columns of a shard: nothing to set; thresholds are the filter's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssembleStage:
+    """The stack as one reference: nothing to set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportStage:
+    """The static HTML page: nothing to set."""

@@ -1,0 +1,71 @@
+"""What a stage is handed: its settings, its inputs, where to write, and whom to tell."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from unclip.store import Artifact
+
+Progress = Callable[..., None]
+
+
+def silent(done: float, total: float, **figures: float) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """One stage's work: `inputs` by name, per-shard ones in shard order; files go into `out`.
+
+    `out` is a partial folder: what a killed run of the same recipe left there may be gone on from. `progress(done,
+    total, **figures)` is cheap and may be called every step.
+    """
+
+    stage: str
+    config: Any
+    inputs: dict[str, tuple[Artifact, ...]]
+    out: Path
+    seed: int
+    device: str = "cpu"
+    shard: int | None = None
+    progress: Progress = field(default=silent, compare=False)
+
+    def one(self, name: str) -> Artifact:
+        """The only artifact of the input `name`."""
+        (artifact,) = self.inputs[name]
+        return artifact
+
+    def to_json(self) -> str:
+        """The context as text for another process; `progress` stays behind."""
+        inputs = {
+            name: [[a.kind, a.key, str(a.path), a.digest] for a in artifacts] for name, artifacts in self.inputs.items()
+        }
+        kind = type(self.config)
+        record = {
+            "stage": self.stage,
+            "config": asdict(self.config),
+            "config_type": f"{kind.__module__}:{kind.__qualname__}",
+            "inputs": inputs,
+            "out": str(self.out),
+            "seed": self.seed,
+            "device": self.device,
+            "shard": self.shard,
+        }
+        return json.dumps(record)
+
+    @classmethod
+    def from_json(cls, text: str, progress: Progress = silent) -> "Context":
+        """The context that `to_json` wrote."""
+        record = json.loads(text)
+        module, _, name = record.pop("config_type").partition(":")
+        config = TypeAdapter(getattr(import_module(module), name)).validate_python(record.pop("config"))
+        inputs = {
+            name: tuple(Artifact(kind, key, Path(path), digest) for kind, key, path, digest in artifacts)
+            for name, artifacts in record.pop("inputs").items()
+        }
+        return cls(config=config, inputs=inputs, out=Path(record.pop("out")), progress=progress, **record)

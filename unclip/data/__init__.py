@@ -1,0 +1,1 @@
+"""Images, captions and embeddings: sources, shards, filters, tables and indices."""

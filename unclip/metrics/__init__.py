@@ -1,0 +1,1 @@
+"""Measures: functions of feature matrices and pictures."""
