@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from unclip.store import Artifact
+from unclip.artifact import Artifact
 
 Progress = Callable[..., None]
 

@@ -1,0 +1,154 @@
+"""One cache of artifacts: complete or absent, found by recipe, safe against kills and against two builders at once."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from unclip.artifact import Artifact
+from unclip.ledger import Ledger
+from unclip.provenance import provenance
+from unclip.recipe import Recipe, digest_of
+
+__all__ = ["Artifact", "Build", "Store"]
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Build:
+    """How to make one artifact: its kind, recipe and parents, and the function that fills a folder."""
+
+    kind: str
+    recipe: Recipe
+    parents: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    fill: Callable[[Path], dict[str, Any]]
+
+
+class Store:
+    """A folder of artifacts. `root/artifacts/KIND/KEY` is complete once it exists; `root/partial/KEY` is on its way."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+        self.ledger = Ledger(self.root)
+
+    def path_of(self, kind: str, key: str) -> Path:
+        """Where the artifact of that kind and key is, or would be."""
+        return self.root / "artifacts" / kind / key
+
+    def find(self, kind: str, key: str) -> Artifact | None:
+        """The artifact if it is there, else nothing."""
+        path = self.path_of(kind, key)
+        try:
+            manifest = json.loads((path / "manifest.json").read_text())
+        except FileNotFoundError:
+            return None
+        if any(not (path / name).is_file() for name in manifest["files"]):
+            return None  # a file was deleted by hand: not whole, so not there
+        return Artifact(kind, key, path, manifest["digest"])
+
+    def build(self, build: Build) -> tuple[Artifact, bool]:
+        """The artifact of a recipe, made if it is not there; and whether it was made now.
+
+        A killed build leaves its partial folder, which the next one is given again.
+        """
+        key = build.recipe.key
+        if found := self.find(build.kind, key):
+            return found, False
+        with self._lock(key):
+            if found := self.find(build.kind, key):
+                return found, False
+            partial = self.root / "partial" / key
+            partial.mkdir(parents=True, exist_ok=True)
+            started = datetime.now(UTC)
+            metrics = build.fill(partial)
+            return self._publish(build, partial, started, metrics), True
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Every complete artifact, by kind and key."""
+        for manifest in sorted(self.root.glob("artifacts/*/*/manifest.json")):
+            folder = manifest.parent
+            if found := self.find(folder.parent.name, folder.name):
+                yield found
+
+    def _publish(self, build: Build, partial: Path, started: datetime, metrics: dict[str, Any]) -> Artifact:
+        files = {name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for name, path in files_in(partial)}
+        files.pop("manifest.json", None)
+        ended = datetime.now(UTC)
+        manifest = {
+            "kind": build.kind,
+            "key": build.recipe.key,
+            "digest": content_digest(files),
+            "files": files,
+            "recipe": build.recipe.as_dict(),
+            "parents": {name: list(keys) for name, keys in build.parents.items()},
+            **provenance(),
+            "started": started.isoformat(),
+            "ended": ended.isoformat(),
+            "seconds": round((ended - started).total_seconds(), 3),
+            "metrics": metrics,
+        }
+        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        for _, path in files_in(partial):
+            _flush(path)
+        final = self.path_of(build.kind, build.recipe.key)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if final.exists():  # incomplete: `find` did not accept it
+            shutil.rmtree(final)
+        os.rename(partial, final)
+        _flush(final.parent)
+        self.ledger.add(manifest)
+        return Artifact(build.kind, build.recipe.key, final, manifest["digest"])
+
+    @contextmanager
+    def _lock(self, key: str) -> Iterator[None]:
+        """One builder a key; the kernel frees the lock of a builder that died."""
+        locks = self.root / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with open(locks / key, "w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+
+
+def files_in(folder: Path) -> list[tuple[str, Path]]:
+    """Relative names and paths of all files below a folder, by name."""
+    paths = sorted(p for p in folder.rglob("*") if p.is_file())
+    return [(p.relative_to(folder).as_posix(), p) for p in paths]
+
+
+def content_digest(files: dict[str, dict[str, Any]]) -> str:
+    """SHA-256 over the names and digests of an artifact's files."""
+    return digest_of({name: entry["sha256"] for name, entry in files.items()})
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, 64 hex digits; reads it in pieces."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while chunk := handle.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """A text file that is either the old one or the new one, never half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(text)
+    _flush(aside)
+    os.replace(aside, path)
+
+
+def _flush(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,123 @@
+"""What decides an artifact's bytes, as data: settings, inputs and code, digested to a key."""
+
+import ast
+import hashlib
+import json
+from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("flows", "tasks", "models", "unclip")
+
+# These carry work about and cannot change what comes out of it; settings stand in the recipe by value.
+NEUTRAL_MODULES = frozenset(
+    {"tasks.context", "tasks.train", "unclip.artifact", "unclip.launch", "unclip.store", "unclip.recipe"}
+)
+
+
+def neutral(default: Any) -> Any:
+    """A dataclass field that cannot change a result (workers, log interval): it is left out of recipes."""
+    return field(default=default, metadata={"neutral": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything that decides an artifact: equal recipes make equal artifacts. `inputs` are content digests."""
+
+    stage: str
+    config: dict[str, Any]
+    inputs: dict[str, tuple[str, ...]]
+    code: str
+    seed: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """The recipe as JSON values."""
+        return {
+            "stage": self.stage,
+            "config": self.config,
+            "inputs": {name: list(digests) for name, digests in self.inputs.items()},
+            "code": self.code,
+            "seed": self.seed,
+        }
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the recipe, 64 hex digits."""
+        return digest_of(self.as_dict())
+
+
+def digest_of(value: Any) -> str:
+    """SHA-256 of a JSON value, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def recipe_config(config: Any) -> Any:
+    """A dataclass as JSON values, without its neutral fields."""
+    if is_dataclass(config) and not isinstance(config, type):
+        kept = [f for f in fields(config) if not f.metadata.get("neutral")]
+        return {f.name: recipe_config(getattr(config, f.name)) for f in kept}
+    if isinstance(config, list | tuple):
+        return [recipe_config(item) for item in config]
+    if isinstance(config, dict):
+        return {name: recipe_config(item) for name, item in config.items()}
+    return config
+
+
+def code_digest(entries: tuple[str, ...]) -> str:
+    """SHA-256 of the syntax trees of the entry modules and all they import from this repository.
+
+    Comments, layout and docstrings don't count; neither do modules of settings or of transport.
+    """
+    return digest_of({name: _tree_digest(name) for name in sorted(code_modules(entries))})
+
+
+def code_modules(entries: tuple[str, ...]) -> set[str]:
+    """The modules of this repository that the entry modules reach by imports, themselves included."""
+    seen: set[str] = set()
+    waiting = list(entries)
+    while waiting:
+        name = waiting.pop()
+        if name in seen or name in NEUTRAL_MODULES or name.endswith("config"):
+            continue
+        seen.add(name)
+        waiting += _imports(name)
+    return seen
+
+
+def _source(name: str) -> Path | None:
+    base = ROOT.joinpath(*name.split("."))
+    for path in (base.with_suffix(".py"), base / "__init__.py"):
+        if path.is_file():
+            return path
+    return None
+
+
+@cache
+def _tree(name: str) -> ast.Module:
+    path = _source(name)
+    assert path is not None, name
+    return ast.parse(path.read_text())
+
+
+@cache
+def _imports(name: str) -> tuple[str, ...]:
+    found = []
+    for node in ast.walk(_tree(name)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+    return tuple(n for n in found if n.split(".")[0] in PACKAGES and _source(n) is not None)
+
+
+@cache
+def _tree_digest(name: str) -> str:
+    tree = _tree(name)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(node.body) > 1:
+                del node.body[0]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
