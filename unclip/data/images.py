@@ -1,0 +1,57 @@
+"""Encoded pictures to pixels, and back: upright, 8-bit, opaque RGB."""
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+Pixels = NDArray[np.uint8]
+MAX_PIXELS = 64_000_000
+INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+def open_rgb(
+    data: bytes, background: tuple[int, int, int] = (255, 255, 255), max_pixels: int = MAX_PIXELS
+) -> Image.Image:
+    """The picture as upright RGB, fully decoded: oriented, 16 bits scaled to 8, transparency laid over `background`.
+
+    Raises: ValueError when the bytes are no image, are cut short, or hold more than `max_pixels`.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+        if image.width * image.height > max_pixels:
+            raise ValueError(f"image has {image.width}x{image.height} pixels, more than {max_pixels}")
+        image.load()
+        return flatten(ImageOps.exif_transpose(image), background)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"not a readable image: {error}") from error
+
+
+def flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """8-bit RGB of a picture of any mode."""
+    if image.mode in ("I", "I;16", "I;16B", "I;16L", "I;16N"):
+        wide = np.asarray(image).astype(np.int64)
+        return Image.fromarray((wide.clip(0, 65535) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, (*background, 255)), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def crop_square(image: Image.Image, px: int, interpolation: str = "bicubic") -> Image.Image:
+    """The centre square of a picture at `px`: the shorter side is resized to `px`, then the longer one is cropped."""
+    if image.size == (px, px):
+        return image
+    scale = px / min(image.size)
+    size = (max(px, round(image.width * scale)), max(px, round(image.height * scale)))
+    resized = image.resize(size, INTERPOLATIONS[interpolation])
+    left, top = (size[0] - px) // 2, (size[1] - px) // 2
+    return resized.crop((left, top, left + px, top + px))
+
+
+def png_bytes(pixels: Pixels) -> bytes:
+    """Lossless PNG of (H, W, 3) pixels; the same pixels give the same bytes."""
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, format="PNG", compress_level=6)
+    return out.getvalue()

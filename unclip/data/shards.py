@@ -1,0 +1,184 @@
+"""WebDataset shards: written to the same bytes for the same samples, read at random without unpickling anything."""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from unclip.data.images import Pixels, crop_square, open_rgb
+from unclip.data.rows import Row, image_digest
+
+IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
+MAX_ROWS = 99_999  # five digits of a key
+BLOCK = 512  # bytes of a tar block
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One captioned picture as it stands in a shard."""
+
+    key: str  # sample_key(shard, row)
+    image: bytes  # encoded
+    extension: str  # of IMAGE_EXTENSIONS
+    caption: str
+    sample_id: bytes  # 16 bytes; rows.sample_id
+    meta: Mapping[str, Any] = field(default_factory=dict)  # "split", "group", "objects", ...
+
+
+@dataclass(frozen=True)
+class Member:
+    """Where the bytes of one file lie in a tar."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def sample_key(shard: int, row: int) -> str:
+    """The key of row `row` (its place in the source, refused rows counted) of shard `shard`."""
+    assert 0 <= row <= MAX_ROWS and 0 <= shard < 1_000_000
+    return f"{shard:06d}{row:05d}"
+
+
+def write_shard(path: Path, samples: Iterable[Sample]) -> int:
+    """Write samples, sorted by key, as an uncompressed tar; the number written. Equal samples give equal bytes."""
+    ordered = sorted(samples, key=lambda sample: sample.key)
+    keys = [sample.key for sample in ordered]
+    if len(set(keys)) != len(keys):
+        raise ValueError(f"{path}: two samples have the same key")
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for sample in ordered:
+            for name, data in sorted(sample_files(sample).items()):
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                info.mode = 0o644
+                tar.addfile(info, io.BytesIO(data))
+    return len(keys)
+
+
+def sample_files(sample: Sample) -> dict[str, bytes]:
+    """The members of one sample: picture, caption and JSON."""
+    if sample.extension not in IMAGE_EXTENSIONS:
+        raise ValueError(f"extension must be one of {', '.join(IMAGE_EXTENSIONS)}, got {sample.extension!r}")
+    meta = {"sample_id": sample.sample_id.hex(), **sample.meta}
+    return {
+        f"{sample.key}.{sample.extension}": sample.image,
+        f"{sample.key}.txt": sample.caption.encode(),
+        f"{sample.key}.json": json.dumps(meta, sort_keys=True, ensure_ascii=False).encode(),
+    }
+
+
+def index_tar(path: Path) -> list[Member]:
+    """Every file in a tar, with its place.
+
+    Raises: ValueError when the file is no tar, is damaged inside or cut short.
+    """
+    try:
+        with tarfile.open(path, "r:") as tar:
+            infos = tar.getmembers()
+    except (tarfile.TarError, EOFError, ValueError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a whole tar: {error}") from error
+    last = infos[-1] if infos else None
+    end = last.offset_data + (-(-last.size // BLOCK) * BLOCK if last.isfile() else 0) if last else 0
+    with path.open("rb") as file:
+        file.seek(end)
+        marker = file.read(2 * BLOCK)
+    if marker != bytes(2 * BLOCK):  # tarfile stops silently at a damaged header
+        raise ValueError(f"{path} is not a whole tar: damaged or cut short at byte {end}")
+    return [Member(info.name, info.offset_data, info.size) for info in infos if info.isfile()]
+
+
+def group_members(members: Iterable[Member]) -> dict[str, dict[str, Member]]:
+    """Members by key, then by extension, as WebDataset does it: the key ends at the first dot of the file's name."""
+    groups: dict[str, dict[str, Member]] = {}
+    for member in members:
+        folder, _, name = member.name.rpartition("/")
+        stem, _, extension = name.partition(".")
+        groups.setdefault(f"{folder}/{stem}" if folder else stem, {})[extension.lower()] = member
+    return groups
+
+
+def image_member(files: Mapping[str, Member]) -> Member | None:
+    """The picture among a sample's files, or None."""
+    return next((files[extension] for extension in IMAGE_EXTENSIONS if extension in files), None)
+
+
+class ShardReader:
+    """Random access to a shard's samples, sorted by key. Threads may share it; it may be sent to processes."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises: ValueError when the tar is broken or a sample lacks its picture, caption or JSON."""
+        self.path = Path(path)
+        self._groups = sorted(group_members(index_tar(self.path)).items())
+        self.keys = [key for key, _ in self._groups]
+        for key, files in self._groups:
+            if image_member(files) is None or "txt" not in files or "json" not in files:
+                raise ValueError(
+                    f"{self.path}: sample {key} must have a picture, a .txt and a .json, has {sorted(files)}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_file"}
+
+    @cached_property
+    def _file(self) -> io.FileIO:
+        return io.FileIO(self.path)
+
+    def _bytes(self, member: Member) -> bytes:
+        return os.pread(self._file.fileno(), member.size, member.offset)
+
+    def image_bytes(self, i: int) -> bytes:
+        """The encoded picture of sample `i`."""
+        member = image_member(self._groups[i][1])
+        assert member is not None
+        return self._bytes(member)
+
+    def extension(self, i: int) -> str:
+        """The kind of picture of sample `i`: one of IMAGE_EXTENSIONS."""
+        return next(extension for extension in IMAGE_EXTENSIONS if extension in self._groups[i][1])
+
+    def caption(self, i: int) -> str:
+        """The caption of sample `i`."""
+        return self._bytes(self._groups[i][1]["txt"]).decode()
+
+    def meta(self, i: int) -> dict[str, Any]:
+        """The JSON of sample `i`, as an object."""
+        meta: dict[str, Any] = json.loads(self._bytes(self._groups[i][1]["json"]))
+        return meta
+
+    def decode(self, i: int, px: int | None = None) -> Pixels:
+        """Picture `i` as uint8 (H, W, 3): as it is, or its centre square at `px`."""
+        image = open_rgb(self.image_bytes(i))
+        return np.asarray(image if px is None else crop_square(image, px))
+
+    def sample(self, i: int) -> Sample:
+        """Sample `i` as it was written."""
+        meta = self.meta(i)
+        identity = bytes.fromhex(meta.pop("sample_id"))
+        image, extension = self.image_bytes(i), self.extension(i)
+        return Sample(
+            key=self.keys[i], image=image, extension=extension, caption=self.caption(i), sample_id=identity, meta=meta
+        )
+
+
+def row_of(sample: Sample, width: int, height: int, url: str | None = None) -> Row:
+    """The row of `rows.parquet` that records a sample written to the shard."""
+    return Row(
+        key=sample.key,
+        sample_id=sample.sample_id,
+        url=url,
+        caption=sample.caption,
+        image_sha256=image_digest(sample.image),
+        width=width,
+        height=height,
+    )
