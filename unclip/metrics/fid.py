@@ -24,5 +24,4 @@ def covariance_factor(features: Matrix) -> Matrix:
     centred = (features - features.mean(axis=0)) / np.sqrt(len(features) - 1)
     if len(centred) <= centred.shape[1]:
         return centred
-    factor: Matrix = np.linalg.qr(centred, mode="r")
-    return factor
+    return np.asarray(np.linalg.qr(centred, mode="r"), dtype=np.float64)
