@@ -1,0 +1,186 @@
+"""CLIP: captions and images in one space. The towers are open_clip's; here they are built, fed and scored.
+
+B batch, H, W sides in pixels, P the model's image side, L context, D embedding dimension.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+import open_clip
+import torch
+import torch.nn.functional as F
+from open_clip.loss import ClipLoss
+from open_clip.model import CLIP, CustomTextCLIP
+from torch import Tensor, nn
+
+from models.config import ClipConfig
+from models.tokenizer import Tokenizer
+
+MAX_LOGIT_SCALE = 4.6052  # log 100: Radford et al. 2021, §2.5
+OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
+OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSpec:
+    """All that builds a CLIP but its weights, JSON-able: open_clip's model configuration, vocabulary, preprocessing.
+
+    vocabulary: the byte-pair ids in use (see `Tokenizer`), None for all of them.
+    """
+
+    name: str
+    model_cfg: dict[str, Any]
+    vocabulary: tuple[int, ...] | None
+    context: int
+    embed_dim: int
+    image_px: int
+    mean: tuple[float, float, float] = OPENAI_MEAN
+    std: tuple[float, float, float] = OPENAI_STD
+    interpolation: str = "bicubic"
+
+    @classmethod
+    def from_config(cls, config: ClipConfig, vocabulary: Sequence[int]) -> Self:
+        """The CLIP that a pipeline trains from scratch."""
+        vision, text = config.vision, config.text
+        if vision.image_px % vision.patch_px or vision.width % vision.head_width or text.width % text.heads:
+            raise ValueError(
+                "clip.network needs image_px divisible by patch_px, vision.width by head_width, text.width by heads; got "
+                f"{vision.image_px}/{vision.patch_px}, {vision.width}/{vision.head_width}, {text.width}/{text.heads}"
+            )
+        model_cfg = {
+            "embed_dim": config.embed_dim,
+            "vision_cfg": {
+                "image_size": vision.image_px,
+                "patch_size": vision.patch_px,
+                "width": vision.width,
+                "layers": vision.layers,
+                "head_width": vision.head_width,
+            },
+            "text_cfg": {
+                "context_length": text.context,
+                "vocab_size": Tokenizer(vocabulary, text.context).vocab_size,
+                "width": text.width,
+                "heads": text.heads,
+                "layers": text.layers,
+            },
+        }
+        return cls(
+            name="scratch",
+            model_cfg=model_cfg,
+            vocabulary=tuple(vocabulary),
+            context=text.context,
+            embed_dim=config.embed_dim,
+            image_px=vision.image_px,
+        )
+
+    @classmethod
+    def from_name(cls, name: str) -> Self:
+        """One of open_clip's named models; its weights are the caller's to load.
+
+        Raises: ValueError for an unknown name, or a text tower with a tokenizer of its own.
+        """
+        model_cfg = open_clip.get_model_config(name)
+        if model_cfg is None:
+            raise ValueError(f"clip.pretrained: open_clip has no model {name!r}; see open_clip.list_models()")
+        text = model_cfg["text_cfg"]
+        if "hf_model_name" in text or "hf_tokenizer_name" in text or "multimodal_cfg" in model_cfg:
+            raise ValueError(f"clip.pretrained: {name!r} has a tokenizer of its own; only CLIP's byte pairs are supported")
+        return cls(
+            name=name,
+            model_cfg=model_cfg,
+            vocabulary=None,
+            context=text.get("context_length", 77),
+            embed_dim=model_cfg["embed_dim"],
+            image_px=model_cfg["vision_cfg"].get("image_size", 224),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The specification as JSON knows it; `ClipSpec.from_json` reads it back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Self:
+        """What `to_json` wrote."""
+        vocabulary = record["vocabulary"]
+        lists = {"vocabulary": None if vocabulary is None else tuple(vocabulary)}
+        return cls(**(record | lists | {name: tuple(record[name]) for name in ("mean", "std")}))
+
+
+class Clip(nn.Module):
+    """An open_clip model with its tokenizer and preprocessing: captions and pictures in, raw embeddings out."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, spec: ClipSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        self.tokenizer = Tokenizer(spec.vocabulary, spec.context)
+        self.network = build_network(spec.model_cfg)
+        self.register_buffer("pixel_mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest token id, which is the end token."""
+        return self.tokenizer.vocab_size
+
+    def tokenize(self, captions: Sequence[str]) -> Tensor:
+        """Token ids (B, L) int32 of captions; 0 is padding."""
+        return self.tokenizer(captions)
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Images of one size, as `encode_image` takes them, to (B, 3, P, P) normalised for the network."""
+        small = resize(to_unit(images.to(self.pixel_mean.device)), self.spec.image_px, self.spec.interpolation)
+        return (small - self.pixel_mean) / self.pixel_std
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Raw embeddings (B, D) float32 of images: uint8 (B, H, W, 3), or float in [-1, 1] (B, 3, H, W)."""
+        return self.network.encode_image(self.preprocess(images)).float()
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """Raw embeddings (B, D) float32 of token ids (B, L)."""
+        return self.network.encode_text(tokens).float()
+
+    def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit image and text embeddings, (B, D) each."""
+        return F.normalize(self.encode_image(images), dim=-1), F.normalize(self.encode_text(tokens), dim=-1)
+
+    def loss(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The symmetric contrastive loss of a batch of pairs, and the share of images that find their caption."""
+        zi, zt = self(images, tokens)
+        scale = self.network.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
+        truth = torch.arange(len(zi), device=zi.device)
+        hits = ((zi @ zt.T).argmax(1) == truth).float().mean()
+        return ClipLoss()(zi, zt, scale), {"batch_r1": hits.detach(), "logit_scale": scale.detach()}
+
+
+def build_network(model_cfg: dict[str, Any]) -> nn.Module:
+    """open_clip's network of a model configuration, with random weights."""
+    cfg = {name: value for name, value in model_cfg.items() if name != "custom_text"}
+    return (CustomTextCLIP if model_cfg.get("custom_text") else CLIP)(**cfg)
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] of uint8 (B, H, W, 3) or float (B, 3, H, W) in [-1, 1]."""
+    if images.dtype == torch.uint8:
+        return images.permute(0, 3, 1, 2).float() / 255
+    return (images.float() + 1) / 2
+
+
+def resize(images: Tensor, side_px: int, interpolation: str = "bicubic") -> Tensor:
+    """Images (B, 3, H, W) in [0, 1] with the short side at side_px (antialiased) and the middle square cut out."""
+    height, width = images.shape[-2:]
+    if (height, width) == (side_px, side_px):
+        return images
+    scale = side_px / min(height, width)
+    size = (max(side_px, round(height * scale)), max(side_px, round(width * scale)))
+    images = F.interpolate(images, size=size, mode=interpolation, antialias=True, align_corners=False).clamp(0, 1)
+    top, left = (size[0] - side_px) // 2, (size[1] - side_px) // 2
+    return images[..., top : top + side_px, left : left + side_px]
+
+
+def zero_shot(images: Tensor, choices: Tensor) -> Tensor:
+    """The choice (B,) that each image is nearest to, of its own captions: unit images (B, D), unit choices (B, C, D)."""
+    return torch.einsum("bd,bcd->bc", images, choices).argmax(1)
