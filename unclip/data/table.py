@@ -1,0 +1,213 @@
+"""The embedding table: one Parquet file a shard, one row an image, and its refusal to be read as what it is not.
+
+N rows, D dimensions of the joint space, L tokens of context.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Tokens = NDArray[np.int32]
+STORAGE = "float16 raw, little endian"
+AGREEING = ("model", "weights_digest", "preprocessing_digest", "tokenizer", "context", "dimension", "compute_type")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableInfo:
+    """What a part says of itself, in the metadata of its schema. No times: equal work gives equal bytes."""
+
+    model: str
+    weights_digest: str
+    preprocessing_digest: str
+    tokenizer: str
+    context: int  # L
+    dimension: int  # D
+    compute_type: str  # "fp32", "bf16"
+    versions: str  # of the libraries that decoded and computed, as JSON
+    shard_digest: str  # of the shard whose samples are embedded
+    num_rows: int
+    storage_type: str = STORAGE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """The rows of a part before they are written: embeddings as the encoder gave them, not normalised."""
+
+    keys: list[str]
+    sample_ids: list[bytes]  # 16 bytes each
+    image_sha256: list[bytes]  # 32 bytes each, of the encoded bytes that were embedded
+    image: Floats  # (N, D)
+    text: Floats  # (N, D)
+    tokens: Tokens  # (N, L)
+    captions: list[str]
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part as it is used: embeddings of norm one."""
+
+    info: TableInfo
+    keys: list[str]
+    image_sha256: list[bytes]
+    image: Floats  # (N, D), unit norm
+    text: Floats  # (N, D), unit norm
+    tokens: Tokens  # (N, L)
+    captions: list[str]
+    clip_score: Floats  # (N,), cosine
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def vector_type(kind: pa.DataType, size: int) -> pa.DataType:
+    """A fixed-size list without nulls."""
+    return pa.list_(pa.field("element", kind, nullable=False), size)
+
+
+def part_schema(info: TableInfo) -> pa.Schema:
+    """The columns of a part with its metadata; none may be null."""
+    vector = vector_type(pa.float16(), info.dimension)
+    columns: list[tuple[str, pa.DataType]] = [
+        ("key", pa.string()),
+        ("sample_id", pa.binary(16)),
+        ("image_sha256", pa.binary(32)),
+        ("image_embedding", vector),
+        ("image_norm", pa.float32()),
+        ("text_embedding", vector),
+        ("text_norm", pa.float32()),
+        ("tokens", vector_type(pa.int32(), info.context)),
+        ("caption", pa.string()),
+        ("clip_score", pa.float32()),
+    ]
+    metadata = {field.name: str(getattr(info, field.name)) for field in fields(info)}
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns], metadata=metadata)
+
+
+def vectors(rows: NDArray[Any], kind: pa.DataType) -> pa.Array:
+    """A column of fixed-size lists from an array (N, D)."""
+    flat = pa.array(np.ascontiguousarray(rows).reshape(-1), type=kind.value_type)
+    return pa.FixedSizeListArray.from_arrays(flat, type=kind)
+
+
+def matrix(column: pa.ChunkedArray, width: int) -> NDArray[Any]:
+    """An array (N, width) from a column of fixed-size lists; nothing is copied where the column is one chunk."""
+    chunks = [chunk.flatten().to_numpy(zero_copy_only=True).reshape(-1, width) for chunk in column.chunks]
+    return chunks[0] if len(chunks) == 1 else np.concatenate(chunks) if chunks else np.empty((0, width), np.float32)
+
+
+def unit(rows: NDArray[Any]) -> Floats:
+    """The rows (N, D) at norm one, as float32."""
+    wide = rows.astype(np.float32)
+    norms: Floats = np.sqrt(np.einsum("nd,nd->n", wide, wide))
+    wide /= norms[:, None]
+    return wide
+
+
+def write_part(path: Path, rows: Embedded, info: TableInfo) -> None:
+    """Write a part, sorted by key.
+
+    Raises: ValueError when rows are not sorted or counted as `info` says, or an embedding is zero or not finite.
+    """
+    if rows.keys != sorted(set(rows.keys)):
+        raise ValueError(f"{path}: keys must be sorted and different from each other")
+    image_norm, text_norm = np.linalg.norm(rows.image, axis=1), np.linalg.norm(rows.text, axis=1)
+    for name, array, norm in (("image", rows.image, image_norm), ("text", rows.text, text_norm)):
+        bad = np.flatnonzero(~(np.isfinite(array.astype(np.float16)).all(1) & (norm > 0)))
+        if len(bad):
+            raise ValueError(f"{path}: the {name} embedding of {rows.keys[bad[0]]} is zero or not finite in float16")
+    schema = part_schema(info)
+    score = np.einsum("nd,nd->n", rows.image, rows.text) / (image_norm * text_norm)
+    columns = [
+        pa.array(rows.keys, pa.string()),
+        pa.array(rows.sample_ids, pa.binary(16)),
+        pa.array(rows.image_sha256, pa.binary(32)),
+        vectors(rows.image.astype(np.float16), schema.field("image_embedding").type),
+        pa.array(image_norm.astype(np.float32)),
+        vectors(rows.text.astype(np.float16), schema.field("text_embedding").type),
+        pa.array(text_norm.astype(np.float32)),
+        vectors(rows.tokens.astype(np.int32), schema.field("tokens").type),
+        pa.array(rows.captions, pa.string()),
+        pa.array(score.astype(np.float32)),
+    ]
+    table = pa.Table.from_arrays(columns, schema=schema)
+    if len(table) != info.num_rows:
+        raise ValueError(f"{path}: {len(table)} rows for a part of {info.num_rows}")
+    split = [f"{name}.list.element" for name in ("image_embedding", "text_embedding")]
+    pq.write_table(
+        table, path, compression="zstd", use_dictionary=["caption"], use_byte_stream_split=split, store_schema=True
+    )
+
+
+def read_info(path: Path) -> TableInfo:
+    """What a part says of itself, without reading its rows.
+
+    Raises: ValueError when the file is no part, or says other things than its columns do.
+    """
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is not a whole Parquet file: {error}") from error
+    with file:
+        schema, num_rows = file.schema_arrow, file.metadata.num_rows
+    said = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+    missing = [field.name for field in fields(TableInfo) if field.name not in said]
+    if missing:
+        raise ValueError(f"{path} is no embedding table: its metadata lacks {', '.join(missing)}")
+    info = TableInfo(
+        **{field.name: int(said[field.name]) if field.type is int else said[field.name] for field in fields(TableInfo)}
+    )
+    if not schema.remove_metadata().equals(part_schema(info).remove_metadata()):
+        raise ValueError(f"{path}: its columns are not those of an embedding table of dimension {info.dimension}")
+    if info.num_rows != num_rows or info.storage_type != STORAGE:
+        raise ValueError(f"{path} says {info.num_rows} rows of {info.storage_type}, has {num_rows} of {STORAGE}")
+    return info
+
+
+def read_part(path: Path) -> Part:
+    """A part with its embeddings at norm one. Raises: as `read_info`."""
+    info = read_info(path)
+    table = pq.read_table(path)
+    return Part(
+        info=info,
+        keys=table["key"].to_pylist(),
+        image_sha256=table["image_sha256"].to_pylist(),
+        image=unit(matrix(table["image_embedding"], info.dimension)),
+        text=unit(matrix(table["text_embedding"], info.dimension)),
+        tokens=np.asarray(matrix(table["tokens"], info.context), np.int32),
+        captions=table["caption"].to_pylist(),
+        clip_score=table["clip_score"].to_numpy(),
+    )
+
+
+def check_agree(paths: Sequence[Path]) -> list[TableInfo]:
+    """What each part says, all made alike: same CLIP, preprocessing, tokenizer, dimension and precision.
+
+    Raises: ValueError that names the field, both values and both files.
+    """
+    infos = [read_info(path) for path in paths]
+    for path, info in zip(paths[1:], infos[1:], strict=True):
+        for name in AGREEING:
+            here, there = getattr(info, name), getattr(infos[0], name)
+            if here != there:
+                raise ValueError(f"{path} has {name} {here}, but {paths[0]} has {there}: parts of different tables")
+    return infos
+
+
+def read_parts(paths: Iterable[Path]) -> list[Part]:
+    """The parts of one table. Raises: as `check_agree`."""
+    paths = list(paths)
+    check_agree(paths)
+    return [read_part(path) for path in paths]
+
+
+def versions_json(**versions: str) -> str:
+    """Library versions as one string, sorted by name."""
+    return json.dumps(versions, sort_keys=True)
