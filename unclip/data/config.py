@@ -12,7 +12,27 @@ class ShapesConfig:
     difficulty: str = "easy"  # "easy" or "full"
     image_px: int = 64
     pair_prob: float = 0.6
-    held_out_prob: float = 0.1  # share of attribute combinations kept for test only
+    held_out_prob: float = 0.15  # share of attribute combinations kept for test only
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be drawn.
+
+        Raises: ValueError naming the field.
+        """
+        for name, least in (("num_samples", 1), ("shard_size", 1), ("image_px", 16)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
+        if self.difficulty not in ("easy", "full"):
+            raise ValueError(f"difficulty must be one of easy, full, got {self.difficulty!r}")
+        if not 0 <= self.pair_prob <= 1:
+            raise ValueError(f"pair_prob must be in 0..1, got {self.pair_prob}")
+        if not 0 <= self.held_out_prob <= 0.5:
+            raise ValueError(f"held_out_prob must be in 0..0.5, got {self.held_out_prob}")
+
+    @property
+    def num_shards(self) -> int:
+        """How many shards hold `num_samples`; the last may be smaller."""
+        return -(-self.num_samples // self.shard_size)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,68 @@
+"""Which combinations of attributes are kept for testing: every value stays common in training, their meeting never occurs.
+
+A single is held out by (colour, shape). A pair is held out by its unordered colours and unordered shapes, so that "red
+circle, blue square" and "blue circle, red square" are held out as one; pairs are drawn from singles seen in training, so
+that a held-out pair tests the meeting of its objects and nothing else.
+"""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations, product
+
+from unclip.data.shapes_words import Words, words_of
+
+Kind = tuple[str, str]  # (colour, shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Partition:
+    """The singles and the ordered pairs that may be drawn, and the combinations of them that are test only."""
+
+    singles: tuple[Kind, ...]
+    pairs: tuple[tuple[Kind, Kind], ...]
+    held_out: frozenset[str]
+
+    def split(self, combination: str) -> str:
+        """`test` or `train`."""
+        return "test" if combination in self.held_out else "train"
+
+
+def combination_of(kinds: tuple[Kind, ...]) -> str:
+    """The name that a scene shares with its swapped versions: "blue+red circle+square"."""
+    colors, shapes = zip(*kinds, strict=True)
+    return f"{'+'.join(sorted(colors))} {'+'.join(sorted(shapes))}"
+
+
+def hold_out(combinations: list[str], fraction: float) -> frozenset[str]:
+    """About a fraction of the combinations, chosen by digest such that no colour or shape is taken much more than others."""
+    taken: Counter[str] = Counter()
+    left = sorted(combinations, key=lambda name: hashlib.sha256(name.encode()).digest())
+    chosen: set[str] = set()
+    for _ in range(round(fraction * len(left))):
+        parts = [name.replace("+", " ").split() for name in left]
+        costs = [(max(taken[part] for part in words), sum(taken[part] for part in words)) for words in parts]
+        best = costs.index(min(costs))
+        taken.update(parts[best])
+        chosen.add(left.pop(best))
+    return frozenset(chosen)
+
+
+def _pairs(words: Words, seen: set[Kind]) -> tuple[tuple[Kind, Kind], ...]:
+    kinds = [kind for kind in product(words.colors, words.shapes) if kind in seen]
+    return tuple((a, b) for a, b in product(kinds, kinds) if a[0] != b[0] and a[1] != b[1])
+
+
+@lru_cache(maxsize=8)
+def partition(difficulty: str, held_out_prob: float) -> Partition:
+    """What may be drawn at a difficulty and which of it is test only; the same for every seed."""
+    words = words_of(difficulty)
+    singles = tuple(product(words.colors, words.shapes))
+    held_singles = hold_out([combination_of((kind,)) for kind in singles], held_out_prob)
+    groups = [
+        combination_of(tuple(zip(colors, shapes, strict=True)))
+        for colors, shapes in product(combinations(words.colors, 2), combinations(words.shapes, 2))
+    ]
+    pairs = _pairs(words, {kind for kind in singles if combination_of((kind,)) not in held_singles})
+    return Partition(singles=singles, pairs=pairs, held_out=held_singles | hold_out(groups, held_out_prob))
