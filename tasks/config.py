@@ -9,7 +9,32 @@ from models.config import (
     DiffusionPriorConfig,
     UpsamplerConfig,
 )
+from unclip.data.config import FolderConfig, ShapesConfig, ShardsConfig, UrlsConfig
 from unclip.training.config import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceStage:
+    """Where pictures and captions come from: exactly one of the four."""
+
+    shapes: ShapesConfig | None = None
+    folder: FolderConfig | None = None
+    shards: ShardsConfig | None = None
+    urls: UrlsConfig | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.named) != 1:
+            raise ValueError(f"source needs exactly one of shapes, folder, shards, urls; got {len(self.named)}")
+
+    @property
+    def named(self) -> list[ShapesConfig | FolderConfig | ShardsConfig | UrlsConfig]:
+        """The sources that are set."""
+        return [s for s in (self.shapes, self.folder, self.shards, self.urls) if s is not None]
+
+    @property
+    def only(self) -> ShapesConfig | FolderConfig | ShardsConfig | UrlsConfig:
+        """The source."""
+        return self.named[0]
 
 
 @dataclass(frozen=True, kw_only=True)

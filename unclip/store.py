@@ -29,6 +29,7 @@ class Build:
     kind: str
     recipe: Recipe
     parents: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    resumes: bool = False  # goes on from what a killed build left; else it starts in an empty folder
     fill: Callable[[Path], dict[str, Any]]
 
 
@@ -50,14 +51,14 @@ class Store:
             manifest = json.loads((path / "manifest.json").read_text())
         except FileNotFoundError:
             return None
-        if any(not (path / name).is_file() for name in manifest["files"]):
-            return None  # a file was deleted by hand: not whole, so not there
+        if any(_size(path / name) != entry["bytes"] for name, entry in manifest["files"].items()):
+            return None  # a file was deleted or cut short: not whole, so not there
         return Artifact(kind, key, path, manifest["digest"])
 
     def build(self, build: Build) -> tuple[Artifact, bool]:
         """The artifact of a recipe, made if it is not there; and whether it was made now.
 
-        A killed build leaves its partial folder, which the next one is given again.
+        A killed build leaves its partial folder, which the next one is given again if it can go on from there.
         """
         key = build.recipe.key
         if found := self.find(build.kind, key):
@@ -66,6 +67,8 @@ class Store:
             if found := self.find(build.kind, key):
                 return found, False
             partial = self.root / "partial" / key
+            if not build.resumes and partial.exists():
+                shutil.rmtree(partial)
             partial.mkdir(parents=True, exist_ok=True)
             started = datetime.now(UTC)
             metrics = build.fill(partial)
@@ -115,6 +118,10 @@ class Store:
         with open(locks / key, "w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
 
 
 def files_in(folder: Path) -> list[tuple[str, Path]]:

@@ -1,0 +1,136 @@
+"""A pipeline as one validated value: the sections of its stages, its schedule and its seed."""
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from flows.yaml_source import Values, Where, load_values, suggestion
+from models.config import LinearPriorConfig, PcaConfig
+from tasks.config import (
+    AssembleStage,
+    ClipStage,
+    DecoderStage,
+    PriorArStage,
+    PriorDiffusionStage,
+    ReportStage,
+    ScoreStage,
+    SourceStage,
+    UpsamplerStage,
+)
+from tasks.evaluate_config import EvaluateConfig
+from unclip.data.config import DownloadConfig, EmbedConfig, FilterConfig, IndexConfig, SelectConfig
+
+
+class Schedule(BaseModel):
+    """When `unclip serve` starts the pipeline: a cron line or a number of seconds."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    cron: str | None = None
+    every_s: float | None = None
+
+    def model_post_init(self, _: Any) -> None:
+        """Refuse a schedule that says both or nothing."""
+        if (self.cron is None) == (self.every_s is None):
+            raise ValueError("schedule needs either 'cron' or 'every_s'")
+        if self.every_s is not None and self.every_s <= 0:
+            raise ValueError(f"schedule.every_s must be > 0, got {self.every_s}")
+
+
+class Pipeline(BaseModel):
+    """Every setting of a pipeline. A section a stage; `download` where the source is a URL list."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    about: str = ""
+    seed: int = 0
+    device: str = "cpu"
+    schedule: Schedule | None = None
+    source: SourceStage
+    download: DownloadConfig | None = None
+    score: ScoreStage = ScoreStage()
+    filter: FilterConfig = FilterConfig()
+    clip: ClipStage
+    embed: EmbedConfig = EmbedConfig()
+    select: SelectConfig = SelectConfig()
+    index: IndexConfig = IndexConfig()
+    pca: PcaConfig = PcaConfig()
+    prior_linear: LinearPriorConfig = LinearPriorConfig()
+    prior_diffusion: PriorDiffusionStage
+    prior_ar: PriorArStage
+    decoder: DecoderStage
+    upsampler_mid: UpsamplerStage
+    upsampler_top: UpsamplerStage
+    assemble: AssembleStage = AssembleStage()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    report: ReportStage = ReportStage()
+
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """What each section allows alone but not together: field and message."""
+        mid, top, px = self.upsampler_mid.network, self.upsampler_top.network, self.decoder.network.image_px
+        if mid.low_px != px:
+            yield "upsampler_mid.network.low_px", f"must be the decoder's image_px {px}, got {mid.low_px}"
+        if top.low_px != mid.high_px:
+            yield "upsampler_top.network.low_px", f"must be upsampler_mid's high_px {mid.high_px}, got {top.low_px}"
+        if self.source.urls and self.download is None:
+            yield "download", "is needed: the source is a URL list"
+        if not self.source.urls and self.download is not None:
+            yield "download", "has no effect: the source is not a URL list"
+        if self.seed < 0:
+            yield "seed", f"must be >= 0, got {self.seed}"
+
+
+def load_pipeline(path: Path, name: str, overrides: tuple[str, ...] = ()) -> Pipeline:
+    """The pipeline of that name, whole and checked.
+
+    Raises:
+        ValueError: everything that is wrong, a line each, with file, line, column, field and what is allowed.
+    """
+    values = load_values(path, name, overrides)
+    try:
+        pipeline = Pipeline.model_validate(values.tree)
+    except ValidationError as error:
+        raise ValueError("\n".join(_explained(e, values, name) for e in error.errors())) from None
+    problems = [_line(values, tuple(field.split(".")), name, message) for field, message in pipeline.problems()]
+    if problems:
+        raise ValueError("\n".join(problems))
+    return pipeline
+
+
+def _explained(error: Any, values: Values, name: str) -> str:
+    where: Where = tuple(error["loc"])
+    if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return _line(values, where, name, suggestion(str(where[-1]), _allowed(where[:-1])), joint=":")
+    if error["type"] in ("missing", "missing_argument"):
+        return _line(values, where, name, "is required")
+    if error["type"] == "value_error":
+        return _line(values, where, name, str(error["ctx"]["error"]), joint=":")
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return _line(values, where, name, f"{message}, got {error['input']!r}", joint=":")
+
+
+def _line(values: Values, where: Where, name: str, message: str, joint: str = "") -> str:
+    path = ".".join([name, *map(str, where)])
+    return f"{values.place(where)} {path}{joint} {message}".strip()
+
+
+def _allowed(where: Where) -> list[str]:
+    """The settings of the section at that path."""
+    names = {n: f.annotation for n, f in Pipeline.model_fields.items()}
+    for step in where:
+        kind = next((k for k in (names.get(str(step)), *get_args(names.get(str(step)))) if _has_fields(k)), None)
+        if kind is None:
+            return []
+        names = (
+            {f.name: f.type for f in fields(kind)}
+            if is_dataclass(kind)
+            else {n: f.annotation for n, f in kind.model_fields.items()}
+        )
+    return list(names)
+
+
+def _has_fields(kind: Any) -> bool:
+    return is_dataclass(kind) or (isinstance(kind, type) and issubclass(kind, BaseModel))

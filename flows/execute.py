@@ -1,0 +1,105 @@
+"""Build one stage: find or make each of its artifacts. What a Prefect task and a direct call both do."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from importlib import import_module
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Protocol
+
+from flows.graph import Graph, Stage, Step
+from tasks.context import Context
+from unclip.artifact import Artifact
+from unclip.store import Build
+
+Made = dict[str, tuple[Artifact, ...]]
+
+
+class Watcher(Protocol):
+    """Who is told of a run: the terminal, MLflow, the run's record."""
+
+    def started(self, stage: str, context: Context, total: int) -> None:
+        """A stage has something to make; `total` artifacts of it."""
+
+    def progress(self, stage: str, done: float, total: float, figures: dict[str, float]) -> None:
+        """So much of it is done."""
+
+    def finished(self, stage: str, artifacts: tuple[Artifact, ...], num_built: int, seconds: float) -> None:
+        """All artifacts of the stage are there; `num_built` of them were made now."""
+
+    def failed(self, stage: str, error: BaseException) -> None:
+        """The stage ended in an error."""
+
+
+@dataclass
+class Execution:
+    """Stages built one after the other; holds what is made so far."""
+
+    graph: Graph
+    watchers: list[Watcher]
+    made: Made = field(default_factory=dict)
+
+    def build(self, stage: Stage) -> tuple[Artifact, ...]:
+        """The stage's artifacts, found or made; everybody who watches is told."""
+        began = perf_counter()
+        try:
+            artifacts, num_built = self._artifacts(stage)
+        except BaseException as error:
+            for watcher in self.watchers:
+                watcher.failed(stage.name, error)
+            raise
+        for watcher in self.watchers:
+            watcher.finished(stage.name, artifacts, num_built, perf_counter() - began)
+        self.made[stage.name] = artifacts
+        return artifacts
+
+    def _artifacts(self, stage: Stage) -> tuple[tuple[Artifact, ...], int]:
+        steps = list(self.graph.steps(stage, self.made))
+        missing = [step for step in steps if step.found is None]
+        artifacts = {step.shard: step.found for step in steps if step.found is not None}
+        for number, step in enumerate(missing):
+            artifacts[step.shard] = self._make(step, number, len(missing))
+        return tuple(artifacts[step.shard] for step in steps), len(missing)
+
+    def _make(self, step: Step, number: int, total: int) -> Artifact:
+        assert step.recipe is not None
+        context = self._context(step, self._reporter(step.stage.name, number, total))
+        if number == 0:
+            for watcher in self.watchers:
+                watcher.started(step.stage.name, context, total)
+        inputs = context.inputs
+        build = Build(
+            kind=step.stage.name,
+            recipe=step.recipe,
+            parents={name: tuple(a.key for a in artifacts) for name, artifacts in inputs.items()},
+            resumes=step.stage.trained,
+            fill=lambda out: run_stage(context, out),
+        )
+        return self.graph.store.build(build)[0]
+
+    def _context(self, step: Step, progress: Callable[..., None]) -> Context:
+        return Context(
+            stage=step.stage.name,
+            config=step.config,
+            inputs=self.graph.inputs(step, self.made),
+            out=Path(),
+            seed=self.graph.pipeline.seed,
+            device=self.graph.pipeline.device,
+            shard=step.shard,
+            progress=progress,
+        )
+
+    def _reporter(self, stage: str, number: int, total: int) -> Callable[..., None]:
+        def report(done: float, of: float, **figures: float) -> None:
+            share = (number + done / max(of, 1)) / total
+            for watcher in self.watchers:
+                watcher.progress(stage, share if total > 1 else done, 1 if total > 1 else of, figures)
+
+        return report
+
+
+def run_stage(context: Context, out: Path) -> dict[str, Any]:
+    """The stage's metrics, its files written into `out`."""
+    module = import_module(f"tasks.{context.stage}")
+    metrics: dict[str, Any] = module.build(replace(context, out=out))
+    return metrics

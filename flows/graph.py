@@ -1,0 +1,150 @@
+"""Which stage reads which, what decides each one's result, and what of it the store already holds."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.config import Pipeline
+from unclip.artifact import Artifact
+from unclip.data.source_plan import shard_recipes
+from unclip.recipe import Recipe, code_digest, recipe_config
+from unclip.store import Store
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: the inputs it reads, whether it works shard by shard, whether it trains in a process of its own."""
+
+    name: str
+    inputs: tuple[str, ...] = ()
+    per_shard: bool = False
+    trained: bool = False
+
+    @property
+    def code(self) -> tuple[str, ...]:
+        """The modules whose code, with all it imports, decides the result."""
+        return (f"tasks.{self.name}", "tasks.worker") if self.trained else (f"tasks.{self.name}",)
+
+
+TRAINED = ("prior_diffusion", "prior_ar", "decoder", "upsampler_mid", "upsampler_top")
+NETWORKS = ("clip", "pca", "prior_linear", *TRAINED)
+
+STAGES = (
+    Stage("source", per_shard=True),
+    Stage("download", ("source",), per_shard=True),
+    Stage("score", ("shards",), per_shard=True),
+    Stage("filter", ("shards", "score")),
+    Stage("clip", ("shards", "filter"), trained=True),
+    Stage("embed", ("shards", "clip"), per_shard=True),
+    Stage("select", ("embed", "filter")),
+    Stage("index", ("embed",)),
+    Stage("pca", ("embed", "select")),
+    Stage("prior_linear", ("embed", "select")),
+    Stage("prior_diffusion", ("embed", "select"), trained=True),
+    Stage("prior_ar", ("embed", "select", "pca"), trained=True),
+    Stage("decoder", ("shards", "embed", "select"), trained=True),
+    Stage("upsampler_mid", ("shards", "select"), trained=True),
+    Stage("upsampler_top", ("shards", "select"), trained=True),
+    Stage("assemble", ("clip", "pca", "prior_linear", *TRAINED)),
+    Stage("evaluate", ("assemble", *NETWORKS, "shards", "embed", "select")),
+    Stage(
+        "report",
+        ("shards", "score", "filter", "embed", "select", "index", *NETWORKS, "assemble", "evaluate"),
+    ),
+)
+
+
+@dataclass
+class Step:
+    """One artifact of a run: found in the store, or to be made, and then why."""
+
+    stage: Stage
+    shard: int | None
+    config: Any
+    recipe: Recipe | None = None  # None while an input is not made yet
+    found: Artifact | None = None
+
+
+@dataclass
+class Graph:
+    """The stages of one pipeline over one store; knows what is made and what is to make."""
+
+    name: str
+    pipeline: Pipeline
+    store: Store
+    accepted: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        record = self.store.root / "accepted.json"
+        self.accepted = json.loads(record.read_text()) if record.exists() else {}
+        self.sources = shard_recipes(self.pipeline.source.only)
+
+    def stages(self, until: str | None = None) -> list[Stage]:
+        """The pipeline's stages in order, up to and with `until`.
+
+        Raises:
+            ValueError: no stage of that name.
+        """
+        present = [s for s in STAGES if s.name != "download" or self.pipeline.download is not None]
+        names = [s.name for s in present]
+        if until is None:
+            return present
+        if until not in names:
+            raise ValueError(f"--until must be one of {', '.join(names)}; got '{until}'")
+        return present[: names.index(until) + 1]
+
+    def inputs_of(self, stage: Stage) -> dict[str, str]:
+        """The stage that makes each input, by the input's name."""
+        shards = "source" if self.pipeline.download is None else "download"
+        return {name: shards if name == "shards" else name for name in stage.inputs}
+
+    def config_of(self, stage: Stage) -> Any:
+        """The stage's own settings."""
+        return self.pipeline.source.only if stage.name == "source" else getattr(self.pipeline, stage.name)
+
+    def code_of(self, stage: Stage) -> str:
+        """The digest of the stage's code, or the one that it was accepted to equal."""
+        digest = code_digest(stage.code)
+        while digest in self.accepted:
+            digest = self.accepted[digest]
+        return digest
+
+    def steps(self, stage: Stage, made: dict[str, tuple[Artifact, ...]]) -> Iterator[Step]:
+        """The artifacts of a stage, given those of the stages before it. What is missing in `made` is not made yet."""
+        config, code, sources = self.config_of(stage), self.code_of(stage), self.inputs_of(stage)
+        shards: list[int | None] = list(range(len(self.sources))) if stage.per_shard else [None]
+        for shard in shards:
+            if any(source not in made for source in sources.values()):
+                yield Step(stage, shard, config)
+                continue
+            inputs = {name: self._of_shard(made[source], source, shard) for name, source in sources.items()}
+            recipe = Recipe(
+                stage=stage.name,
+                config=self._recipe_config(stage, config, shard),
+                inputs={name: tuple(a.digest for a in artifacts) for name, artifacts in inputs.items()},
+                code=code,
+                seed=self.pipeline.seed,
+            )
+            yield Step(stage, shard, config, recipe, self.store.find(stage.name, recipe.key))
+
+    def inputs(self, step: Step, made: dict[str, tuple[Artifact, ...]]) -> dict[str, tuple[Artifact, ...]]:
+        """The artifacts that a step reads, by input name."""
+        sources = self.inputs_of(step.stage)
+        return {name: self._of_shard(made[source], source, step.shard) for name, source in sources.items()}
+
+    def _recipe_config(self, stage: Stage, config: Any, shard: int | None) -> dict[str, Any]:
+        if stage.name == "source":
+            assert shard is not None
+            return self.sources[shard]
+        return dict(recipe_config(config))
+
+    def _of_shard(self, artifacts: tuple[Artifact, ...], source: str, shard: int | None) -> tuple[Artifact, ...]:
+        per_shard = next(s for s in STAGES if s.name == source).per_shard
+        return (artifacts[shard],) if shard is not None and per_shard else artifacts
+
+
+def partial_of(store: Store, key: str) -> Path:
+    """The folder of a build that was begun and not finished."""
+    return store.root / "partial" / key

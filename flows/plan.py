@@ -1,0 +1,92 @@
+"""What a run would build and why, without building anything."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from flows.graph import Graph, Stage, Step
+from unclip.artifact import Artifact
+from unclip.lineage import differences
+from unclip.runs import runs_of
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One stage of a plan: artifacts found and to make, why, and what the last time says of time and disk."""
+
+    stage: str
+    num_found: int
+    num_missing: int
+    why: str
+    seconds: float | None  # of what is missing, as long as it took the last time
+    num_bytes: int | None
+    artifact: str  # the key, where there is one and it is found
+
+
+def plan(graph: Graph, until: str | None = None) -> list[Plan]:
+    """Every stage in order. A stage whose input is still to be made may yet be found: content decides."""
+    made: dict[str, tuple[Artifact, ...]] = {}
+    return [_planned(graph, stage, made) for stage in graph.stages(until)]
+
+
+def is_complete(plans: list[Plan]) -> bool:
+    """Whether there is nothing to make."""
+    return all(p.num_missing == 0 for p in plans)
+
+
+def _planned(graph: Graph, stage: Stage, made: dict[str, tuple[Artifact, ...]]) -> Plan:
+    steps = list(graph.steps(stage, made))
+    found = tuple(s.found for s in steps if s.found is not None)
+    missing = [s for s in steps if s.found is None]
+    if not missing:
+        made[stage.name] = found
+    past = _last_manifests(graph, stage)
+    seconds, num_bytes = _expected(past, len(missing))
+    key = found[0].key if len(found) == 1 and not missing else ""
+    return Plan(stage.name, len(found), len(missing), _why(graph, stage, missing, made, past), seconds, num_bytes, key)
+
+
+def _why(graph: Graph, stage: Stage, missing: list[Step], made: Any, past: list[dict[str, Any]]) -> str:
+    if not missing:
+        return ""
+    step = missing[0]
+    if step.recipe is None:
+        waits = [source for source in graph.inputs_of(stage).values() if source not in made]
+        return f"input {', '.join(waits[:3])}{' …' if len(waits) > 3 else ''} is to be made"
+    if not past:
+        return "never made in this store"
+    before = past[min(step.shard or 0, len(past) - 1)]
+    if step.shard is not None and step.shard >= len(past):
+        return f"new: shard {step.shard}" + (f" to {missing[-1].shard}" if len(missing) > 1 else "")
+    if before["key"] == step.recipe.key:
+        return "its artifact is gone or damaged"
+    return "; ".join(_changes(before["recipe"], step.recipe.as_dict()))
+
+
+def _changes(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    for where, left, right in differences(before["config"], now["config"]):
+        yield f"{where} {left!r} → {right!r}"
+    for name in now["inputs"]:
+        if before["inputs"].get(name) != now["inputs"][name]:
+            yield f"input {name} changed"
+    if before["code"] != now["code"]:
+        yield "its code changed"
+    if before["seed"] != now["seed"]:
+        yield f"seed {before['seed']} → {now['seed']}"
+
+
+def _last_manifests(graph: Graph, stage: Stage) -> list[dict[str, Any]]:
+    """Of the stage's artifacts in the newest run of this pipeline that got there; in shard order."""
+    for run in runs_of(graph.store, graph.name):
+        manifests = [m for key in run.keys(stage.name) for m in graph.store.ledger.matching(key)]
+        if manifests:
+            return manifests
+    return []
+
+
+def _expected(past: list[dict[str, Any]], num_missing: int) -> tuple[float | None, int | None]:
+    if not past or not num_missing:
+        return (0.0, 0) if not num_missing else (None, None)
+    seconds = sum(m["seconds"] for m in past) / len(past)
+    num_bytes = sum(entry["bytes"] for m in past for entry in m["files"].values()) / len(past)
+    return round(seconds * num_missing, 1), int(num_bytes * num_missing)

@@ -1,0 +1,70 @@
+"""The record of every run: which artifacts its stages gave, kept as one small JSON file a run."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from unclip.artifact import Artifact
+from unclip.store import Store, write_atomically
+
+
+@dataclass
+class RunRecord:
+    """One run of a pipeline: the keys of every stage's artifacts, how many were made, and how it ended."""
+
+    run_id: str
+    pipeline: str
+    started: str
+    settings: dict[str, Any]
+    status: str = "running"
+    ended: str | None = None
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def keys(self, stage: str) -> list[str]:
+        """The keys of the stage's artifacts, in shard order; none if the run did not get there."""
+        return list(self.stages.get(stage, {}).get("keys", []))
+
+
+def begin_run(store: Store, pipeline: str, settings: dict[str, Any]) -> RunRecord:
+    """A record of a run that starts now; not written before something is worth keeping."""
+    now = datetime.now(UTC)
+    return RunRecord(f"{now:%Y%m%dT%H%M%S%f}-{pipeline}", pipeline, now.isoformat(), settings)
+
+
+def save_run(store: Store, run: RunRecord) -> None:
+    """Write the record, whole or not at all."""
+    write_atomically(store.root / "runs" / f"{run.run_id}.json", json.dumps(asdict(run), indent=1))
+
+
+def end_run(store: Store, run: RunRecord, status: str) -> None:
+    """Close the record as `finished`, `failed` or `interrupted`."""
+    run.status, run.ended = status, datetime.now(UTC).isoformat()
+    save_run(store, run)
+
+
+def runs_of(store: Store, pipeline: str | None = None) -> Iterator[RunRecord]:
+    """The records of a pipeline's runs, or of all, newest first."""
+    for path in sorted((store.root / "runs").glob("*.json"), reverse=True):
+        run = RunRecord(**json.loads(path.read_text()))
+        if pipeline in (None, run.pipeline):
+            yield run
+
+
+def last_artifacts(store: Store, pipeline: str, stage: str) -> tuple[Artifact, ...]:
+    """The artifacts of a stage as of the newest run that has them and whose artifacts are still there.
+
+    Raises:
+        ValueError: no run of the pipeline has that stage.
+    """
+    for run in runs_of(store, pipeline):
+        found = [store.find(stage, key) for key in run.keys(stage)]
+        artifacts = tuple(a for a in found if a is not None)
+        if artifacts and len(artifacts) == len(found):
+            return artifacts
+    raise ValueError(
+        f"{store.root} holds no {stage} of pipeline '{pipeline}': make it with `unclip run {pipeline}` "
+        f"(--store names another store)"
+    )
