@@ -45,8 +45,8 @@ class ClipSpec:
         vision, text = config.vision, config.text
         if vision.image_px % vision.patch_px or vision.width % vision.head_width or text.width % text.heads:
             raise ValueError(
-                "clip.network needs image_px divisible by patch_px, vision.width by head_width, text.width by heads; got "
-                f"{vision.image_px}/{vision.patch_px}, {vision.width}/{vision.head_width}, {text.width}/{text.heads}"
+                "clip.network needs image_px divisible by patch_px, vision.width by head_width, "
+                f"text.width by heads; got {vision.image_px}/{vision.patch_px}, {vision.width}/{vision.head_width}, {text.width}/{text.heads}"
             )
         model_cfg = {
             "embed_dim": config.embed_dim,
@@ -85,7 +85,9 @@ class ClipSpec:
             raise ValueError(f"clip.pretrained: open_clip has no model {name!r}; see open_clip.list_models()")
         text = model_cfg["text_cfg"]
         if "hf_model_name" in text or "hf_tokenizer_name" in text or "multimodal_cfg" in model_cfg:
-            raise ValueError(f"clip.pretrained: {name!r} has a tokenizer of its own; only CLIP's byte pairs are supported")
+            raise ValueError(
+                f"clip.pretrained: {name!r} has a tokenizer of its own; only CLIP's byte pairs are supported"
+            )
         return cls(
             name=name,
             model_cfg=model_cfg,
@@ -182,5 +184,5 @@ def resize(images: Tensor, side_px: int, interpolation: str = "bicubic") -> Tens
 
 
 def zero_shot(images: Tensor, choices: Tensor) -> Tensor:
-    """The choice (B,) that each image is nearest to, of its own captions: unit images (B, D), unit choices (B, C, D)."""
+    """The choice (B,) each image is nearest to among its own captions: unit images (B, D), unit choices (B, C, D)."""
     return torch.einsum("bd,bcd->bc", images, choices).argmax(1)
