@@ -1,6 +1,9 @@
-"""How a stage trains: optimiser, schedule, averaging, checkpoints."""
+"""How a stage trains: optimiser, schedule, averaging, checkpoints; free of torch."""
 
 from dataclasses import dataclass
+
+DECAYS = ("cosine", "constant")
+PRECISIONS = ("bf16", "fp32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -10,16 +13,42 @@ class TrainConfig:
     num_steps: int
     batch_size: int
     learning_rate: float
-    warmup_steps: int = 100
-    decay: str = "cosine"  # "cosine" to zero, or "constant"
+    warmup_steps: int | None = None  # linear, from zero; None is a tenth of the run, at most 100
+    decay: str = "cosine"  # to zero after the warm-up, or "constant"
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # of matrices and kernels; biases and gains are left alone
     clip_norm: float = 1.0  # 0 is off
-    ema_decay: float = 0.999
+    ema_decay: float = 0.999  # after a warm-up: min(ema_decay, (1 + step) / (10 + step))
     precision: str = "bf16"  # autocast: "bf16", or "fp32"
     channels_last: bool = False
     checkpoint_every: int = 500  # steps
     validate_every: int = 500  # steps; 0 is at the end only
     log_every: int = 20  # steps
+
+    def __post_init__(self) -> None:
+        for name in ("num_steps", "batch_size", "checkpoint_every", "log_every"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, ">= 1")
+        for name in ("learning_rate", "eps"):
+            _check(name, getattr(self, name), getattr(self, name) > 0, "> 0")
+        for name in ("weight_decay", "clip_norm", "validate_every"):
+            _check(name, getattr(self, name), getattr(self, name) >= 0, ">= 0")
+        for name in ("beta1", "beta2", "ema_decay"):
+            _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
+        _check("decay", self.decay, self.decay in DECAYS, f"one of {', '.join(DECAYS)}")
+        _check("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+        warmup = self.warmup_steps
+        allowed = warmup is None or 0 <= warmup < self.num_steps
+        _check("warmup_steps", warmup, allowed, f"in [0, num_steps), num_steps being {self.num_steps}")
+
+    @property
+    def warmup(self) -> int:
+        """The number of steps until the learning rate is whole."""
+        return min(100, self.num_steps // 10) if self.warmup_steps is None else self.warmup_steps
+
+
+def _check(name: str, value: object, is_allowed: bool, allowed: str) -> None:
+    """Raises: ValueError naming the setting, its value and what is allowed."""
+    if not is_allowed:
+        raise ValueError(f"train.{name} must be {allowed}, got {value!r}")

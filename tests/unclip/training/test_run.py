@@ -1,0 +1,201 @@
+"""The training run as a whole: what a kill, a signal and a bad batch do to it. Tiny networks on the CPU."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Generator, Tensor, nn
+
+from unclip.training.config import TrainConfig
+from unclip.training.job import Batch, Indices, Job, Loss
+from unclip.training.run import Interrupted, Place, train
+
+torch.set_num_threads(1)
+NUM_STEPS = 12
+ROWS = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
+FILES = ("ema.safetensors", "online.safetensors", "curve.jsonl")
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing of the run may act on it."""
+
+
+def config(**changes: Any) -> TrainConfig:
+    base = {"num_steps": NUM_STEPS, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_every": 5, "log_every": 3}
+    return TrainConfig(**{**base, "validate_every": 4, "weight_decay": 0.01, **changes})
+
+
+def network() -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(8, 16), nn.Dropout(0.3), nn.GELU(), nn.Linear(16, 8))
+
+
+def loss(model: nn.Module, batch: Batch, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    noise = torch.randn(batch["x"].shape, generator=generator)
+    error = model(batch["x"] + 0.1 * noise).float() - batch["x"]
+    return error.square().mean(), {"spread": error.std()}
+
+
+def loss_that(act: Callable[[], None], step: int) -> Loss:
+    """The loss, which acts before step `step` of this process."""
+    steps = count()
+
+    def acting(model: nn.Module, batch: Batch, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        if next(steps) == step:
+            act()
+        return loss(model, batch, generator)
+
+    return acting
+
+
+def kill() -> None:
+    raise Killed
+
+
+def read(indices: Indices) -> Batch:
+    return {"x": ROWS[torch.from_numpy(indices)]}
+
+
+def read_one_nan(indices: Indices) -> Batch:
+    x = ROWS[torch.from_numpy(indices)].clone()
+    x[torch.from_numpy(indices) == 17] = torch.nan
+    return {"x": x}
+
+
+@torch.no_grad()
+def validate(model: nn.Module) -> dict[str, float]:
+    return {"loss": float((model(ROWS).float() - ROWS).square().mean())}
+
+
+def job(loss: Loss = loss, batch: Callable[[Indices], Batch] = read, **changes: Any) -> Job:
+    return Job(
+        model=network(),
+        loss=loss,
+        batch=batch,
+        num_rows=50,
+        keys=lambda indices: [f"{i:011d}" for i in indices],
+        train=config(**changes),
+        validate=validate,
+        finish=lambda model, out: {"is_trained": any(p.requires_grad for p in model.parameters())},
+    )
+
+
+def run(out: Path, job: Job) -> dict[str, Any]:
+    out.mkdir(exist_ok=True)
+    place = Place(stage="toy", out=out, work=out / "work", seed=3, device="cpu")
+    return train(job, place, lambda *_, **__: None)
+
+
+def bytes_of(out: Path) -> list[bytes]:
+    return [(out / name).read_bytes() for name in FILES]
+
+
+def curve(out: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (out / "curve.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
+    made = {}
+    for precision in ("fp32", "bf16"):
+        out = tmp_path_factory.mktemp(precision) / "out"
+        run(out, job(precision=precision))
+        made[precision] = bytes_of(out)
+    return made
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("step", range(NUM_STEPS))
+def test_killed_at_any_step_equals_undisturbed(
+    tmp_path: Path, undisturbed: dict[str, list[bytes]], step: int, precision: str
+) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path / "out", job(loss_that(kill, step), precision=precision))
+    run(tmp_path / "out", job(precision=precision))
+    assert bytes_of(tmp_path / "out") == undisturbed[precision]
+
+
+def test_killed_again_and_again_equals_undisturbed(tmp_path: Path, undisturbed: dict[str, list[bytes]]) -> None:
+    for _ in range(2):
+        with pytest.raises(Killed):
+            run(tmp_path / "out", job(loss_that(kill, 6), precision="fp32"))
+    run(tmp_path / "out", job(precision="fp32"))
+    assert bytes_of(tmp_path / "out") == undisturbed["fp32"]
+
+
+def test_sigterm_saves_where_it_stopped(tmp_path: Path, undisturbed: dict[str, list[bytes]]) -> None:
+    with pytest.raises(Interrupted, match="toy: stopped at step 8 of 12, which is saved"):
+        run(tmp_path / "out", job(loss_that(lambda: os.kill(os.getpid(), signal.SIGTERM), 7), precision="fp32"))
+    run(tmp_path / "out", job(loss_that(kill, 4), precision="fp32"))  # 4 steps were left: the fifth never comes
+    assert bytes_of(tmp_path / "out") == undisturbed["fp32"]
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_run_killed_after_its_last_step_only_finishes(tmp_path: Path, undisturbed: dict[str, list[bytes]]) -> None:
+    run(tmp_path / "out", job(precision="fp32"))
+    metrics = run(tmp_path / "out", job(loss_that(kill, 0), precision="fp32"))
+    assert bytes_of(tmp_path / "out") == undisturbed["fp32"]
+    assert metrics["num_steps"] == NUM_STEPS and metrics["is_trained"] is False
+
+
+@pytest.mark.parametrize(
+    "changes", [{"ema_decay": 0.5}, {"clip_norm": 0.01}, {"beta1": 0.5}, {"beta2": 0.9}, {"eps": 1.0}]
+)
+def test_every_setting_changes_the_weights(
+    tmp_path: Path, undisturbed: dict[str, list[bytes]], changes: dict[str, Any]
+) -> None:
+    run(tmp_path / "out", job(precision="fp32", **changes))
+    assert bytes_of(tmp_path / "out")[0] != undisturbed["fp32"][0]
+
+
+@pytest.mark.parametrize("changes", [{"checkpoint_every": 1}, {"log_every": 1}, {"validate_every": 0}])
+def test_watching_changes_no_weight(
+    tmp_path: Path, undisturbed: dict[str, list[bytes]], changes: dict[str, Any]
+) -> None:
+    run(tmp_path / "out", job(precision="fp32", **changes))
+    assert bytes_of(tmp_path / "out")[:2] == undisturbed["fp32"][:2]
+
+
+def test_a_bad_batch_stops_with_stage_step_and_keys(tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match=r"^toy: loss is nan at step \d+; batch of .*\b00000000017\b"):
+        run(tmp_path / "out", job(batch=read_one_nan, num_steps=40))
+    assert "00000000017" in (tmp_path / "out/work/offending_keys.txt").read_text().split()
+
+
+def test_an_infinite_gradient_stops_too(tmp_path: Path) -> None:
+    def steep(model: nn.Module, batch: Batch, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        return (model(batch["x"]).float().sum() * 0).sqrt(), {}
+
+    with pytest.raises(FloatingPointError, match=r"gradient norm is (nan|inf) at step 0"):
+        run(tmp_path / "out", job(steep))
+
+
+def test_the_curve_has_every_row_once(tmp_path: Path) -> None:
+    run(tmp_path / "out", job())
+    rows = curve(tmp_path / "out")
+    assert [row["step"] for row in rows] == [3, 4, 6, 8, 9, 12]
+    assert [row["step"] for row in rows if "val_ema_loss" in row] == [4, 8, 12]
+    assert all({"loss", "learning_rate", "grad_norm", "spread"} <= row.keys() for row in rows)
+
+
+def test_a_batch_can_be_overfitted(tmp_path: Path) -> None:
+    changes = {"num_steps": 300, "batch_size": 50, "decay": "constant", "ema_decay": 0.9, "validate_every": 100}
+    run(tmp_path / "out", job(**changes))
+    assert curve(tmp_path / "out")[-1]["val_ema_loss"] < 0.2 * validate(network().eval())["loss"]
+
+
+def test_only_what_is_published_and_one_checkpoint_is_left(tmp_path: Path) -> None:
+    run(tmp_path / "out", job())
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == sorted([*FILES, "checkpoint.safetensors"])
+
+
+def test_weights_load_by_name(tmp_path: Path) -> None:
+    run(tmp_path / "out", job())
+    network().load_state_dict(load_file(tmp_path / "out/ema.safetensors"), strict=True)

@@ -1,0 +1,74 @@
+"""A training state as one safetensors file: tensors by name, the rest as JSON in its header; no pickle."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from unclip.training.state import State
+
+
+def save_checkpoint(state: State, path: Path, record: dict[str, Any]) -> None:
+    """Replaces the checkpoint at `path` whole or not at all; `record` is JSON that comes back with it."""
+    named = {"online": state.model, "ema": state.average}
+    tensors = {f"{part}.{name}": value for part, model in named.items() for name, value in _tensors(model).items()}
+    for name, parameter in state.model.named_parameters():
+        for slot, value in state.optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{slot}.{name}"] = value
+    tensors |= {f"sums.{name}": value for name, value in state.sums.items()}
+    header = {"step": state.step, "num_summed": state.num_summed, "record": record}
+    write_tensors(tensors, path, {"state": json.dumps(header)})
+
+
+@torch.no_grad()
+def load_checkpoint(state: State, path: Path) -> dict[str, Any]:
+    """Fills the state from a checkpoint of the same network; its record."""
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["state"])
+        names = list(file.keys())
+        for part, model in {"online": state.model, "ema": state.average}.items():
+            for name, value in _tensors(model).items():
+                value.copy_(file.get_tensor(f"{part}.{name}"))
+        parameters = dict(state.model.named_parameters())
+        for full in (name for name in names if name.startswith("optimizer.")):
+            _, slot, name = full.split(".", 2)
+            parameter, value = parameters[name], file.get_tensor(full)
+            place = torch.empty_like(parameter if value.shape == parameter.shape else value, device=parameter.device)
+            state.optimizer.state.setdefault(parameter, {})[slot] = place.copy_(value)
+        device = next(iter(parameters.values())).device
+        sums = [name for name in names if name.startswith("sums.")]
+        state.sums = {name.removeprefix("sums."): file.get_tensor(name).to(device) for name in sums}
+    state.step, state.num_summed = header["step"], header["num_summed"]
+    record: dict[str, Any] = header["record"]
+    return record
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """The model's state dict, whole or not at all; loads with `load_state_dict`."""
+    write_tensors(model.state_dict(), path, {"format": "pt"})
+
+
+def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """A safetensors file written aside, flushed to the disk and renamed; a failed write leaves the old file."""
+    partial = path.with_name(path.name + ".partial")
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    try:
+        save_file(plain, partial, metadata)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def _tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers by name, each once however often it is shared."""
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}

@@ -1,0 +1,75 @@
+"""The training loop. It knows nothing of what a batch is, where it comes from, or what happens between steps."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+
+import torch
+from torch import Tensor, nn
+
+from unclip.training.config import TrainConfig
+from unclip.training.job import Batch, Loss
+from unclip.training.schedule import learning_rate
+from unclip.training.seeds import step_seed
+from unclip.training.state import State
+
+Figures = dict[str, Tensor]
+
+
+def fit(
+    state: State,
+    step: Callable[[State, Batch], Figures],
+    batches: Iterator[Batch],
+    config: TrainConfig,
+    on_step: Callable[[State, Figures], None],
+) -> None:
+    """Trains from the state's step to the configured last one; `on_step` follows each step."""
+    while state.step < config.num_steps:
+        figures = step(state, next(batches))
+        state.advance(config)
+        on_step(state, figures)
+
+
+class Step:
+    """One step of optimisation: (state, batch) -> figures. Everything random in it is seeded by (seed, step)."""
+
+    def __init__(self, loss: Loss, config: TrainConfig, seed: int, device: str) -> None:
+        self.loss, self.config, self.seed = loss, config, seed
+        self.generator = torch.Generator(device)
+        self.device = device
+
+    def __call__(self, state: State, batch: Batch) -> Figures:
+        """Raises: FloatingPointError when loss or gradient is not finite; the weights are as before."""
+        torch.manual_seed(step_seed(self.seed, state.step, "global"))
+        self.generator.manual_seed(step_seed(self.seed, state.step, "loss"))
+        with autocast(self.config, self.device):
+            loss, figures = self.loss(state.model, batch, self.generator)
+        loss.backward()
+        norm = clip_gradients(state.model, self.config.clip_norm)
+        check_finite(state.step, loss, norm)
+        rate = learning_rate(self.config, state.step)
+        for group in state.optimizer.param_groups:
+            group["lr"] = rate
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        return {**figures, "loss": loss.detach(), "grad_norm": norm}
+
+
+def autocast(config: TrainConfig, device: str) -> AbstractContextManager[None]:
+    """The configured precision for what runs inside."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
+    """The norm of all gradients together, which are then scaled to at most `max_norm` (0: left as they are)."""
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    if max_norm:
+        nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
+    return norm
+
+
+def check_finite(step: int, loss: Tensor, norm: Tensor) -> None:
+    """Raises: FloatingPointError naming what is not finite, and the step."""
+    if not torch.isfinite(loss.detach() + norm):
+        name, value = ("loss", loss) if not torch.isfinite(loss) else ("gradient norm", norm)
+        raise FloatingPointError(f"{name} is {value.item()} at step {step}")

@@ -1,0 +1,197 @@
+"""A whole training run: state, resume, batches ahead, curve, validation, checkpoints; then the weights."""
+
+import math
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from unclip.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from unclip.training.curve import Curve
+from unclip.training.job import Batch, Job
+from unclip.training.loop import Figures, Step, autocast, fit
+from unclip.training.order import batch_indices
+from unclip.training.prefetch import prefetch
+from unclip.training.schedule import learning_rate
+from unclip.training.state import State, new_state
+
+MAX_THREADS = 4  # that make batches
+AHEAD = 4  # batches ready before they are needed
+PROGRESS_S = 0.5
+NUM_KEYS = 8  # of an offending batch, in the message; the file has them all
+
+
+def num_cores() -> int:
+    """The cores this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+class Interrupted(RuntimeError):
+    """SIGTERM came; the checkpoint is written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where a stage trains: `out` gets the weights and the curve, `work` what only a killed run needs."""
+
+    stage: str
+    out: Path
+    work: Path
+    seed: int
+    device: str
+
+    @property
+    def checkpoint(self) -> Path:
+        """The one checkpoint."""
+        return self.work / "checkpoint.safetensors"
+
+
+def train(job: Job, place: Place, progress: Callable[..., None]) -> dict[str, Any]:
+    """Trains to the last step from where the folder's checkpoint stands, writes the weights, finishes; the metrics.
+
+    Raises: FloatingPointError with stage, step and keys when loss or gradient is not finite; Interrupted on SIGTERM.
+    """
+    place.work.mkdir(parents=True, exist_ok=True)
+    state = new_state(job.model, job.train, place.device)
+    size = load_checkpoint(state, place.checkpoint)["curve_bytes"] if place.checkpoint.exists() else 0
+    watch = Watch(job, place, Curve(place.out / "curve.jsonl", size), state.step, progress)
+    step = Step(job.loss, job.train, place.seed, place.device)
+    batches = prefetch(_loader(job, place), state.step, job.train.num_steps, AHEAD, min(MAX_THREADS, num_cores()))
+    try:
+        with _sigterm(watch):
+            fit(state, step, watch.waiting(batches), job.train, watch)
+    except FloatingPointError as error:
+        raise FloatingPointError(f"{place.stage}: {error}; {_offenders(job, place, state.step)}") from None
+    finally:
+        batches.close()  # type: ignore[attr-defined]
+        watch.curve.close()
+    save_weights(state.average, place.out / "ema.safetensors")
+    save_weights(state.model, place.out / "online.safetensors")
+    return {**watch.metrics(state), **job.finish(state.average, place.out)}
+
+
+class Watch:
+    """What happens between steps: curve, progress, validation, checkpoints, and the end that SIGTERM asks for."""
+
+    def __init__(self, job: Job, place: Place, curve: Curve, first_step: int, progress: Callable[..., None]) -> None:
+        self.job, self.place, self.curve, self.progress = job, place, curve, progress
+        self.first_step = first_step
+        self.is_asked_to_end = False
+        self.started = self.told = self.asked = time.monotonic()
+        self.waited_s = 0.0
+
+    def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches, with the time they are waited for counted; the first is the pipeline filling, so it is not."""
+        for number, batch in enumerate(batches):
+            if number:
+                self.waited_s += time.monotonic() - self.asked
+            else:
+                self.started = time.monotonic()
+            yield batch
+            self.asked = time.monotonic()
+
+    def __call__(self, state: State, figures: Figures) -> None:
+        """Follows a step."""
+        state.count(figures)
+        config, is_last = self.job.train, state.step == self.job.train.num_steps
+        validates = is_last or (config.validate_every and state.step % config.validate_every == 0)
+        if validates or state.step % config.log_every == 0:
+            self._log(state, self._validate(state) if validates else {})
+        if is_last or self.is_asked_to_end or state.step % config.checkpoint_every == 0:
+            save_checkpoint(state, self.place.checkpoint, {"curve_bytes": self.curve.sync()})
+        if is_last or time.monotonic() - self.told > PROGRESS_S:
+            self._tell(state, float(figures["loss"]))
+        if self.is_asked_to_end and not is_last:
+            raise Interrupted(f"{self.place.stage}: stopped at step {state.step} of {config.num_steps}, which is saved")
+
+    def _log(self, state: State, validation: dict[str, float]) -> None:
+        means = dict(sorted(state.take_means().items()))  # in one order, resumed or not
+        first = {"step": state.step, "loss": means.pop("loss")}
+        rate = learning_rate(self.job.train, state.step - 1)
+        self.curve.append({**first, "learning_rate": rate, **means, **validation})
+
+    def _validate(self, state: State) -> dict[str, float]:
+        if self.job.validate is None:
+            return {}
+        models = {"val": state.model, "val_ema": state.average}
+        scores = {name: _scores(self.job, model, self.place) for name, model in models.items()}
+        state.model.train()
+        row = {f"{part}_{name}": value for part, figures in scores.items() for name, value in figures.items()}
+        for name, value in row.items():
+            if not math.isfinite(value):
+                raise RuntimeError(f"{self.place.stage}: {name} is {value} at step {state.step}")
+        return row
+
+    def _tell(self, state: State, loss: float) -> None:
+        self.told = time.monotonic()
+        self.progress(state.step, self.job.train.num_steps, loss=loss, **self._speed(state))
+
+    def _speed(self, state: State) -> dict[str, float]:
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        steps = state.step - self.first_step
+        return {"steps_per_s": steps / seconds, "data_wait_fraction": self.waited_s / seconds}
+
+    def metrics(self, state: State) -> dict[str, Any]:
+        """What a finished run tells of itself; the speed is of this process's share of the steps."""
+        peak = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+        if torch.device(self.place.device).type == "cuda":
+            peak["peak_device_bytes"] = torch.cuda.max_memory_allocated(self.place.device)
+        speed = self._speed(state) if state.step > self.first_step else {}
+        num_parameters = sum(p.numel() for p in state.model.parameters())
+        return {"num_steps": state.step, "num_parameters": num_parameters, **speed, **peak}
+
+
+def _scores(job: Job, model: nn.Module, place: Place) -> dict[str, float]:
+    """The figures of `validate`, without gradients and in the precision of training."""
+    assert job.validate is not None
+    model.eval()
+    with torch.no_grad(), autocast(job.train, place.device):
+        return job.validate(model)
+
+
+def _loader(job: Job, place: Place) -> Callable[[int], Batch]:
+    """Step number to its batch on the device."""
+    is_cuda = torch.device(place.device).type == "cuda"
+
+    def load(step: int) -> Batch:
+        batch = job.batch(batch_indices(place.seed, step, job.train.batch_size, job.num_rows))
+        for name, value in batch.items():
+            if is_cuda:
+                value = value.pin_memory().to(place.device, non_blocking=True)
+            if job.train.channels_last and value.ndim == 4:
+                value = value.contiguous(memory_format=torch.channels_last)
+            batch[name] = value
+        return batch
+
+    return load
+
+
+def _offenders(job: Job, place: Place, step: int) -> str:
+    """The keys of the batch that failed; all of them go into a file."""
+    keys = job.keys(batch_indices(place.seed, step, job.train.batch_size, job.num_rows))
+    path = place.work / "offending_keys.txt"
+    path.write_text("\n".join(keys) + "\n")
+    more = f" and {len(keys) - NUM_KEYS} more in {path}" if len(keys) > NUM_KEYS else ""
+    return f"batch of {', '.join(keys[:NUM_KEYS])}{more}"
+
+
+@contextmanager
+def _sigterm(watch: Watch) -> Iterator[None]:
+    """While inside, SIGTERM lets the step end, then saves and raises."""
+
+    def ask(*_: object) -> None:
+        watch.is_asked_to_end = True
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

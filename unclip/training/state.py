@@ -1,0 +1,72 @@
+"""All that a resumed run needs: weights, their average, optimiser, step, and the figures not yet logged."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from unclip.training.config import TrainConfig
+from unclip.training.ema import average_of, ema_decay, update_average
+
+
+@dataclass(kw_only=True)
+class State:
+    """A run between two steps. Random state and data position are functions of `step`, so they are not in it."""
+
+    model: nn.Module
+    average: nn.Module
+    optimizer: Optimizer
+    step: int = 0  # steps done
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of each figure since the last row of the curve
+    num_summed: int = 0
+
+    def __post_init__(self) -> None:
+        self._online = [*self.model.parameters()]
+        self._averaged = [*self.average.parameters()]
+        self._buffers = [*zip(self.average.buffers(), self.model.buffers(), strict=True)]
+
+    def advance(self, config: TrainConfig) -> None:
+        """Counts a step of the optimiser: the average follows the weights."""
+        update_average(self._averaged, self._online, ema_decay(config.ema_decay, self.step))
+        for averaged, online in self._buffers:
+            averaged.copy_(online)
+        self.step += 1
+
+    def count(self, figures: dict[str, Tensor]) -> None:
+        """Adds a step's figures to those that wait for the next row of the curve."""
+        for name, value in figures.items():
+            value = value.detach().float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+        self.num_summed += 1
+
+    def take_means(self) -> dict[str, float]:
+        """The mean of each figure since the last call."""
+        means = {name: float(total) / self.num_summed for name, total in self.sums.items()}
+        self.sums, self.num_summed = {}, 0
+        return means
+
+
+def new_state(model: nn.Module, config: TrainConfig, device: str) -> State:
+    """The state before the first step; the model moves to the device."""
+    model.to(device)
+    if config.channels_last:
+        model.to(memory_format=torch.channels_last)
+    model.train()
+    return State(model=model, average=average_of(model), optimizer=new_optimizer(model, config))
+
+
+def new_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
+    """AdamW whose weight decay spares vectors: biases, gains, learned tokens of one dimension."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.eps,
+        fused=True,
+    )
