@@ -1,0 +1,71 @@
+"""The names of the figures an evaluation gives, how each is written, and which way is better."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+CONDITIONINGS = {
+    "real": "the real picture",
+    "true_embedding": "its true image embedding: the upper bound",
+    "prior_diffusion": "the diffusion prior's embedding",
+    "prior_ar": "the autoregressive prior's embedding",
+    "prior_linear": "the linear prior's embedding: a baseline",
+    "text_embedding": "the text embedding fed directly: a baseline",
+    "caption_only": "the caption alone, no embedding",
+    "chance": "the real picture of another caption",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One figure: its key in `metrics.json`, its heading, what it means, whether it is a share, which way is better."""
+
+    key: str
+    heading: str
+    meaning: str
+    percent: bool = False
+    higher_is_better: bool = True
+
+    def text(self, value: Any) -> str:
+        """The value as a person reads it; a dash where there is none."""
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            return "–"
+        return f"{100 * value:.0f} %" if self.percent else f"{value:.3g}"
+
+
+CONDITIONING_FIGURES = (
+    Figure(key="color_accuracy", heading="colour", meaning="one object: its colour is right", percent=True),
+    Figure(key="shape_accuracy", heading="shape", meaning="one object: its shape is right", percent=True),
+    Figure(key="single_accuracy", heading="shape + colour", meaning="one object: both are right", percent=True),
+    Figure(key="pair_accuracy", heading="both bound", meaning="two objects: each has its own colour", percent=True),
+    Figure(key="relation_accuracy", heading="+ relation", meaning="and they stand as the caption says", percent=True),
+    Figure(key="clip_score", heading="CLIP score", meaning="mean cosine of picture and caption"),
+    Figure(
+        key="frechet_clip",
+        heading="Fréchet",
+        meaning="distance to other real held-out pictures, on unit CLIP embeddings",
+        higher_is_better=False,
+    ),
+    Figure(key="precision", heading="precision", meaning="share of pictures that could be real", percent=True),
+    Figure(key="recall", heading="recall", meaning="share of real pictures that could be made", percent=True),
+)
+
+PRIOR_FIGURES = (
+    Figure(key="cosine", heading="cosine", meaning="mean cosine to the true image embedding"),
+    Figure(
+        key="frechet",
+        heading="Fréchet",
+        meaning="distance to other real held-out embeddings",
+        higher_is_better=False,
+    ),
+    Figure(
+        key="median_rank",
+        heading="median rank",
+        meaning="place of the true embedding among the held-out ones",
+        higher_is_better=False,
+    ),
+    Figure(key="recall_at_1", heading="R@1", meaning="share whose true embedding comes first", percent=True),
+    Figure(key="recall_at_5", heading="R@5", meaning="share whose true embedding is among five", percent=True),
+    Figure(key="diversity", heading="diversity", meaning="mean 1 - cosine between captions"),
+    Figure(key="diversity_within", heading="within", meaning="mean 1 - cosine between draws of one caption"),
+)
