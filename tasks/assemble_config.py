@@ -1,0 +1,26 @@
+"""How a stack samples unless told otherwise; free of torch."""
+
+from dataclasses import dataclass
+
+PRIORS = ("prior_diffusion", "prior_ar", "prior_linear")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AssembleConfig:
+    """Sampling settings that go with a stack: what `generate` uses where its caller names nothing else."""
+
+    prior: str = "prior_diffusion"  # of PRIORS
+    prior_steps: int = 64  # of the diffusion prior (App. C, table 3)
+    num_candidates: int = 2  # drawn by the diffusion prior, the best by zi·zt kept (§2.2)
+    decoder_steps: int = 50  # DDIM; the paper's 250 ancestral steps are too many for a CPU
+    upsampler_steps: int = 15  # DDIM, each upsampler (App. C, table 3: 27 and 15)
+    guidance: float = 2.0  # of the decoder; 1 is off
+
+    def __post_init__(self) -> None:
+        if self.prior not in PRIORS:
+            raise ValueError(f"assemble.prior must be one of {', '.join(PRIORS)}, got {self.prior!r}")
+        for name in ("prior_steps", "num_candidates", "decoder_steps", "upsampler_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"assemble.{name} must be >= 1, got {getattr(self, name)}")
+        if self.guidance < 0:
+            raise ValueError(f"assemble.guidance must be >= 0, got {self.guidance}")

@@ -1,0 +1,52 @@
+"""What an evaluation samples, how, and which figures it should reach; free of torch."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+COUNTS = ("num_captions", "num_reference", "num_shown", "prior_steps", "num_candidates", "decoder_steps")
+TARGETS = (
+    "color_accuracy",
+    "shape_accuracy",
+    "single_accuracy",
+    "pair_accuracy",
+    "relation_accuracy",
+    "clip_score",
+    "precision",
+    "recall",
+)
+MIN_ROWS = 4  # three neighbours besides the row itself, for precision and recall
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Pictures for held-out captions under every conditioning, and the figures they get."""
+
+    num_captions: int = 200  # held-out rows that every conditioning makes a picture for
+    num_reference: int = 800  # other real held-out rows: what Fréchet distance, precision and recall compare with
+    num_shown: int = 12  # captions in the grid and in the report
+    num_draws: int = 4  # embeddings drawn a caption, for the diversity of a prior
+    prior_steps: int = 32  # of the diffusion prior
+    num_candidates: int = 2  # drawn by the diffusion prior, the best by zi·zt kept (§2.2)
+    decoder_steps: int = 25  # DDIM
+    upsampler_steps: int = 8  # DDIM, each upsampler
+    guidance: float = 2.0  # of the decoder; 1 is off
+    batch_size: int = 50
+    precision: str = "bf16"  # autocast: "bf16", or "fp32"
+    targets: Mapping[str, float] = field(default_factory=dict)  # least value of a figure under the diffusion prior
+
+    def __post_init__(self) -> None:
+        for name in (*COUNTS, "upsampler_steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"evaluate.{name} must be >= 1, got {getattr(self, name)}")
+        for name in ("num_captions", "num_reference"):
+            if getattr(self, name) < MIN_ROWS:
+                raise ValueError(f"evaluate.{name} must be >= {MIN_ROWS}, got {getattr(self, name)}")
+        if self.num_draws < 2:
+            raise ValueError(f"evaluate.num_draws must be >= 2, got {self.num_draws}")
+        if self.guidance < 0:
+            raise ValueError(f"evaluate.guidance must be >= 0, got {self.guidance}")
+        if self.precision not in ("bf16", "fp32"):
+            raise ValueError(f"evaluate.precision must be 'bf16' or 'fp32', got {self.precision!r}")
+        for name in self.targets:
+            if name not in TARGETS:
+                raise ValueError(f"evaluate.targets must name {', '.join(TARGETS)}; got {name!r}")
