@@ -42,11 +42,6 @@ class TrainConfig:
         allowed = warmup is None or 0 <= warmup < self.num_steps
         _check("warmup_steps", warmup, allowed, f"in [0, num_steps), num_steps being {self.num_steps}")
 
-    @property
-    def warmup(self) -> int:
-        """The number of steps until the learning rate is whole."""
-        return min(100, self.num_steps // 10) if self.warmup_steps is None else self.warmup_steps
-
 
 def _check(name: str, value: object, is_allowed: bool, allowed: str) -> None:
     """Raises: ValueError naming the setting, its value and what is allowed."""

@@ -1,0 +1,171 @@
+"""Training stages in their own process, from real shards and table parts; tiny networks."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from models.config import CaptionEncoderConfig, DecoderConfig, UNetConfig, UpsamplerConfig
+from tasks.config import DecoderStage, UpsamplerStage
+from tasks.context import Context
+from tasks.train import WORK, run
+from unclip.artifact import Artifact
+from unclip.data.shards import Sample, sample_key, write_shard
+from unclip.data.table import Embedded, TableInfo, write_part
+from unclip.training.config import TrainConfig
+
+PUBLISHED = ["config.json", "curve.jsonl", "ema.safetensors", "online.safetensors"]
+ROWS = 24
+UNET = UNetConfig(channels=16, multiples=(1,), depth=1, head_channels=8)
+NETWORK = DecoderConfig(image_px=8, unet=UNET, caption=CaptionEncoderConfig(width=16, depth=1, heads=2), num_steps=50)
+BUILD = """
+import sys
+from pathlib import Path
+from tasks.context import Context
+from tasks.train import run
+run(Context.from_json(Path(sys.argv[1]).read_text()))
+"""
+
+
+def picture(value: int) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.full((16, 16, 3), value, np.uint8)).save(out, format="PNG")
+    return out.getvalue()
+
+
+def made(folder: Path, kind: str) -> Artifact:
+    folder.mkdir(parents=True)
+    return Artifact(kind, "0" * 64, folder, "0" * 64)
+
+
+def add_shard(root: Path, shard: int) -> tuple[Artifact, Artifact]:
+    """A shard of grey pictures and its part; row 0 of the shard has no row in the part."""
+    source, embed = made(root / f"source{shard}", "source"), made(root / f"embed{shard}", "embed")
+    keys = [sample_key(shard, row) for row in range(ROWS + 1)]
+    samples = [
+        Sample(key=key, image=picture(i), extension="png", caption="a", sample_id=bytes(16))
+        for i, key in enumerate(keys)
+    ]
+    write_shard(source.path / "shard.tar", samples)
+    draws = np.random.default_rng(shard).standard_normal((2, ROWS, 6)).astype(np.float32)
+    tokens = np.tile(np.array([3, 1, 4, 0], np.int32), (ROWS, 1))
+    rows = Embedded(
+        keys=keys[1:], sample_ids=[bytes(16)] * ROWS, image_sha256=[bytes(32)] * ROWS,
+        image=draws[0], text=draws[1], tokens=tokens, captions=["a"] * ROWS,
+    )  # fmt: skip
+    info = TableInfo(
+        model="m", weights_digest="w", preprocessing_digest="p", tokenizer="t", context=4, dimension=6,
+        compute_type="fp32", versions="{}", shard_digest="s", num_rows=ROWS,
+    )  # fmt: skip
+    write_part(embed.path / "part.parquet", rows, info)
+    return source, embed
+
+
+def add_select(root: Path, num_shards: int, num_validation: int = 6) -> Artifact:
+    select = made(root / "select", "select")
+    rows = [(sample_key(s, r + 1), s, r) for s in range(num_shards) for r in range(ROWS)]
+    split = ["train"] * (len(rows) - num_validation) + ["validation"] * num_validation
+    key, shard, row = zip(*rows, strict=True)
+    columns = {"key": key, "shard": pa.array(shard, pa.int32()), "row": pa.array(row, pa.int32()), "split": split}
+    pq.write_table(pa.table(columns), select.path / "kept.parquet")
+    return select
+
+
+def train_config(**changes: Any) -> TrainConfig:
+    settings = {"num_steps": 30, "batch_size": 8, "learning_rate": 1e-3, "checkpoint_every": 4, "log_every": 5}
+    return TrainConfig(**{**settings, "validate_every": 10, **changes})
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Artifact, ...]]:
+    root = tmp_path_factory.mktemp("inputs")
+    shards, embed = zip(*[add_shard(root, shard) for shard in range(2)], strict=True)
+    return {"shards": shards, "embed": embed, "select": (add_select(root, 2),)}
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def decoder(inputs: dict[str, tuple[Artifact, ...]], tmp_path: Path) -> Context:
+    config = DecoderStage(network=NETWORK, train=train_config())
+    return Context(stage="decoder", config=config, inputs=inputs, out=tmp_path / "out", seed=5)
+
+
+def published(ctx: Context) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(ctx.out.iterdir())}
+
+
+def test_a_decoder_trains_and_tells(decoder: Context) -> None:
+    told: list[tuple[float, float]] = []
+    metrics = run(replace(decoder, progress=lambda done, total, **figures: told.append((done, total))))
+    assert sorted(published(decoder)) == PUBLISHED
+    assert told[-1] == (30, 30)
+    assert metrics["train_rows"] == 2 * ROWS - 6 and metrics["validation_rows"] == 6
+    assert metrics["steps_per_s"] > 0 and 0 <= metrics["data_wait_fraction"] < 1
+    assert json.loads((decoder.out / "config.json").read_text())["vocab_size"] == 5
+
+
+def test_sigkill_of_everything_then_again_equals_undisturbed(decoder: Context, tmp_path: Path) -> None:
+    run(decoder)
+    killed = replace(decoder, out=tmp_path / "killed")
+    (tmp_path / "context.json").write_text(killed.to_json())
+    parent = subprocess.Popen([sys.executable, "-c", BUILD, str(tmp_path / "context.json")])
+    checkpoint = killed.out / WORK / "checkpoint.safetensors"
+    while not checkpoint.exists():
+        assert parent.poll() is None
+        time.sleep(0.001)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    run(killed)
+    assert published(killed) == published(decoder)
+
+
+def test_pictures_are_those_of_their_keys(decoder: Context) -> None:
+    from tasks.decoder import job
+
+    made = job(decoder)
+    indices = np.array([0, 41, 23, 7])
+    rows = [int(key[-5:]) for key in made.keys(indices)]
+    expected = [row / 127.5 - 1 for row in rows]
+    np.testing.assert_allclose(made.batch(indices)["x0"].mean((1, 2, 3)).numpy(), expected, atol=1e-6)
+
+
+def test_an_embedding_of_another_row_is_refused(decoder: Context, tmp_path: Path) -> None:
+    swapped = replace(decoder, inputs={**decoder.inputs, "embed": decoder.inputs["embed"][::-1]})
+    with pytest.raises(ValueError, match="row 0 is not 00000000001"):
+        run(swapped)
+
+
+def test_a_shard_of_other_keys_is_refused(decoder: Context) -> None:
+    swapped = replace(decoder, inputs={**decoder.inputs, "shards": decoder.inputs["shards"][::-1]})
+    with pytest.raises(ValueError, match="has no sample 00000000001"):
+        run(swapped)
+
+
+def test_a_bad_step_stops_with_stage_and_step(decoder: Context) -> None:
+    config = replace(decoder.config, train=train_config(learning_rate=1e30, clip_norm=0.0, warmup_steps=0))
+    with pytest.raises(RuntimeError, match=r"^decoder: .* is (nan|inf) at step \d+; batch of 0000.*log\.txt\)$"):
+        run(replace(decoder, config=config))
+
+
+@pytest.mark.parametrize("stage", ["upsampler_mid", "upsampler_top"])
+def test_an_upsampler_trains(decoder: Context, stage: str) -> None:
+    network = UpsamplerConfig(low_px=8, high_px=16, crop_fraction=1.0, unet=UNET, num_steps=50)
+    config = UpsamplerStage(network=network, train=train_config(num_steps=4))
+    ctx = replace(decoder, stage=stage, config=config)
+    run(ctx)
+    assert sorted(published(ctx)) == PUBLISHED
