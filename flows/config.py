@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flows.yaml_source import Values, Where, load_values, suggestion
 from models.config import LinearPriorConfig, PcaConfig
+from tasks.assemble_config import AssembleConfig
 from tasks.config import (
-    AssembleStage,
     ClipStage,
     DecoderStage,
     PriorArStage,
@@ -64,7 +64,7 @@ class Pipeline(BaseModel):
     decoder: DecoderStage
     upsampler_mid: UpsamplerStage
     upsampler_top: UpsamplerStage
-    assemble: AssembleStage = AssembleStage()
+    assemble: AssembleConfig = AssembleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportStage = ReportStage()
 

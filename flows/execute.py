@@ -1,7 +1,7 @@
 """Build one stage: find or make each of its artifacts. What a Prefect task and a direct call both do."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
@@ -21,7 +21,7 @@ class Watcher(Protocol):
     def started(self, stage: str, context: Context, total: int) -> None:
         """A stage has something to make; `total` artifacts of it."""
 
-    def progress(self, stage: str, done: float, total: float, figures: dict[str, float]) -> None:
+    def progressed(self, stage: str, done: float, total: float, figures: dict[str, float]) -> None:
         """So much of it is done."""
 
     def finished(self, stage: str, artifacts: tuple[Artifact, ...], num_built: int, seconds: float) -> None:
@@ -31,13 +31,13 @@ class Watcher(Protocol):
         """The stage ended in an error."""
 
 
-@dataclass
 class Execution:
-    """Stages built one after the other; holds what is made so far."""
+    """Stages built one after the other; holds what is made so far. Not a dataclass: Prefect would walk through it."""
 
-    graph: Graph
-    watchers: list[Watcher]
-    made: Made = field(default_factory=dict)
+    def __init__(self, graph: Graph, watchers: list[Watcher]) -> None:
+        self.graph = graph
+        self.watchers = watchers
+        self.made: Made = {}
 
     def build(self, stage: Stage) -> tuple[Artifact, ...]:
         """The stage's artifacts, found or made; everybody who watches is told."""
@@ -93,7 +93,7 @@ class Execution:
         def report(done: float, of: float, **figures: float) -> None:
             share = (number + done / max(of, 1)) / total
             for watcher in self.watchers:
-                watcher.progress(stage, share if total > 1 else done, 1 if total > 1 else of, figures)
+                watcher.progressed(stage, share if total > 1 else done, 1 if total > 1 else of, figures)
 
         return report
 

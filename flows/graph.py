@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.config import Pipeline
+from flows.config import Pipeline, load_pipeline
 from unclip.artifact import Artifact
 from unclip.data.source_plan import shard_recipes
 from unclip.recipe import Recipe, code_digest, recipe_config
@@ -145,6 +145,10 @@ class Graph:
         return (artifacts[shard],) if shard is not None and per_shard else artifacts
 
 
-def partial_of(store: Store, key: str) -> Path:
-    """The folder of a build that was begun and not finished."""
-    return store.root / "partial" / key
+def open_graph(file: Path, name: str, store: Path, overrides: tuple[str, ...] = ()) -> Graph:
+    """The graph of a named pipeline over a store.
+
+    Raises:
+        ValueError: everything that is wrong with the pipeline, a line each.
+    """
+    return Graph(name, load_pipeline(file, name, overrides), Store(store))

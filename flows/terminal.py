@@ -65,7 +65,7 @@ class Bars:
         """Open the stage's bar."""
         self.bars[stage] = self.progress.add_task(stage, total=1.0, figures="")
 
-    def progress_of(self, stage: str, done: float, total: float, figures: dict[str, float]) -> None:
+    def progressed(self, stage: str, done: float, total: float, figures: dict[str, float]) -> None:
         """Move the stage's bar; where there is none, a line every tenth of the way."""
         share = done / max(total, 1e-9)
         text = " ".join(f"{name} {value:.4g}" for name, value in figures.items() if name == "loss")

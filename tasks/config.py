@@ -92,10 +92,5 @@ class ScoreStage:
 
 
 @dataclass(frozen=True, kw_only=True)
-class AssembleStage:
-    """The stack as one reference: nothing to set."""
-
-
-@dataclass(frozen=True, kw_only=True)
 class ReportStage:
     """The static HTML page: nothing to set."""

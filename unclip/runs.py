@@ -28,7 +28,7 @@ class RunRecord:
         return list(self.stages.get(stage, {}).get("keys", []))
 
 
-def begin_run(store: Store, pipeline: str, settings: dict[str, Any]) -> RunRecord:
+def begin_run(pipeline: str, settings: dict[str, Any]) -> RunRecord:
     """A record of a run that starts now; not written before something is worth keeping."""
     now = datetime.now(UTC)
     return RunRecord(f"{now:%Y%m%dT%H%M%S%f}-{pipeline}", pipeline, now.isoformat(), settings)

@@ -1,0 +1,36 @@
+# make demo: environment, the `shapes` pipeline, its figures.  make test: the tests.  make setup: the environment alone.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: setup demo test lint types clean
+
+setup: .venv/.ready .tools/img2dataset/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# img2dataset pins and shadows what Prefect needs: it lives in an environment of its own.
+.tools/img2dataset/.ready: constraints-img2dataset.txt
+	$(PYTHON) -m venv .tools/img2dataset
+	.tools/img2dataset/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-img2dataset.txt img2dataset
+	@touch $@
+
+demo: setup
+	$(BIN)/unclip run shapes
+	$(BIN)/unclip metrics shapes
+
+test: setup
+	$(BIN)/python -m pytest
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .tools build *.egg-info

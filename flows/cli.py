@@ -1,0 +1,202 @@
+"""`unclip VERB`: progress on stderr, results on stdout; exit 0 done, 1 failed, 2 the user's mistake."""
+
+import errno
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.terminal import err, out, size, table
+
+app = typer.Typer(
+    name="unclip",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    rich_markup_mode="rich",
+    help="Captioned images to pictures: the whole unCLIP (DALL·E 2) pipeline, every artifact on record. "
+    "Example: [bold]unclip run shapes[/bold]",
+)
+
+Name = Annotated[str, typer.Argument(help="A pipeline of the file, such as shapes", show_default=False)]
+StoreDir = Annotated[Path, typer.Option("--store", envvar="UNCLIP_STORE", help="The folder that holds all artifacts")]
+File = Annotated[Path, typer.Option("--file", envvar="UNCLIP_FILE", help="Where the pipelines are described")]
+Sets = Annotated[list[str], typer.Option("--set", help="stage.field=value, may be given again", show_default=False)]
+Until = Annotated[str | None, typer.Option(help="The last stage to run", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read")]
+
+STORE = Path("store")
+FILE = Path("pipelines.yaml")
+
+
+@app.callback()
+def options(verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show tracebacks")] = False) -> None:
+    """Settings of every verb."""
+    if verbose:
+        os.environ["UNCLIP_VERBOSE"] = "1"
+
+
+@app.command(rich_help_panel="Pipelines")
+def run(
+    name: Name,
+    overrides: Sets = [],  # noqa: B006
+    until: Until = None,
+    store: StoreDir = STORE,
+    file: File = FILE,
+) -> None:
+    """Run a pipeline: find what the store holds, make the rest. Example: unclip run shapes --until clip"""
+    from flows.graph import open_graph
+    from flows.plan import is_complete, plan
+    from flows.running import print_run, run_flow
+
+    graph = open_graph(file, name, store, tuple(overrides))
+    if not is_complete(plan(graph, until)):
+        run_flow(graph, tuple(overrides), until, file)
+    print_run(graph, until)
+
+
+@app.command("plan", rich_help_panel="Pipelines")
+def show_plan(
+    name: Name,
+    overrides: Sets = [],  # noqa: B006
+    until: Until = None,
+    store: StoreDir = STORE,
+    file: File = FILE,
+    as_json: Json = False,
+) -> None:
+    """What a run would make and why, and what it would find. Example: unclip plan shapes --set pca.num_buckets=512"""
+    from dataclasses import asdict
+
+    from flows.graph import open_graph
+    from flows.plan import is_complete, plan
+
+    plans = plan(open_graph(file, name, store, tuple(overrides)), until)
+    if as_json:
+        print(json.dumps([asdict(p) for p in plans], indent=1))
+        return
+    rows = [
+        [p.stage, _found(p), _seconds(p.seconds), size(p.num_bytes) if p.num_missing else "", p.why or p.artifact[:12]]
+        for p in plans
+    ]
+    out.print(table(f"plan of {name} in {store}", ["stage", "will be", "seconds", "disk", "why"], rows, ["seconds", "disk"]))
+    total = sum(p.seconds or 0 for p in plans)
+    unknown = any(p.num_missing and p.seconds is None for p in plans)
+    out.print("nothing to do" if is_complete(plans) else f"about {total:.0f} s{' and what no run knows yet' * unknown}")
+
+
+@app.command(rich_help_panel="Pipelines")
+def config(name: Name, overrides: Sets = [], file: File = FILE, as_json: Json = False) -> None:  # noqa: B006
+    """Print a pipeline with everything that it inherits or leaves to defaults. Example: unclip config emoji"""
+    import yaml
+
+    from flows.config import load_pipeline
+
+    values = load_pipeline(file, name, tuple(overrides)).model_dump(mode="json")
+    print(json.dumps(values, indent=1) if as_json else yaml.safe_dump({name: values}, sort_keys=False).rstrip())
+
+
+@app.command(rich_help_panel="Pipelines")
+def metrics(name: Name, store: StoreDir = STORE, as_json: Json = False) -> None:
+    """The last evaluation of a pipeline. Example: unclip metrics shapes --json"""
+    from flows.figures import print_metrics
+    from unclip.runs import last_artifacts
+    from unclip.store import Store
+
+    (evaluation,) = last_artifacts(Store(store), name, "evaluate")
+    values = json.loads((evaluation.path / "metrics.json").read_text())
+    if as_json:
+        print(json.dumps(values["conditionings"], indent=1))
+    else:
+        print_metrics(name, values)
+
+
+@app.command(rich_help_panel="Pipelines")
+def report(name: Name, store: StoreDir = STORE) -> None:
+    """Where the report of the last run is: one HTML page. Example: unclip report shapes"""
+    from unclip.runs import last_artifacts
+    from unclip.store import Store
+
+    (page,) = last_artifacts(Store(store), name, "report")
+    print(page.path / "index.html")
+
+
+@app.command(rich_help_panel="Pipelines")
+def parameters(name: Name, file: File = FILE, as_json: Json = False) -> None:
+    """The number of parameters of every network, built without memory. Example: unclip parameters paper"""
+    from flows.config import load_pipeline
+    from tasks.parameters import count_parameters
+
+    counts = count_parameters(load_pipeline(file, name))
+    if as_json:
+        print(json.dumps(counts, indent=1))
+        return
+    rows = [[part, f"{count:,}"] for part, count in counts.items()]
+    out.print(table(f"parameters of {name}", ["part", "parameters"], rows, ["parameters"]))
+
+
+@app.command(rich_help_panel="Pipelines")
+def serve(name: Name, overrides: Sets = [], store: StoreDir = STORE, file: File = FILE) -> None:  # noqa: B006
+    """Run a pipeline on its schedule until stopped. Example: unclip serve shapes"""
+    from flows.running import serve_flow
+
+    serve_flow(file, name, store, tuple(overrides))
+
+
+@app.command(rich_help_panel="Pipelines")
+def ui(
+    store: StoreDir = STORE, stop: Annotated[bool, typer.Option("--stop", help="Stop the Prefect server")] = False
+) -> None:
+    """Serve the Prefect and MLflow pages of a store until Ctrl-C. Example: unclip ui --store store"""
+    from flows.running import serve_pages, stop_pages
+
+    if stop:
+        stop_pages(store)
+    else:
+        serve_pages(store)
+
+
+def main() -> None:
+    """The command line; an error is one line, with -v a traceback."""
+    import flows.cli_data
+    import flows.cli_pictures
+    import flows.cli_store  # noqa: F401
+
+    try:
+        app(standalone_mode=True)
+    except ValueError as error:
+        _fail(error, 2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Exception as error:  # the last stop: whatever is left becomes one line
+        _fail(error, 1)
+
+
+def _fail(error: Exception, code: int) -> None:
+    if os.environ.get("UNCLIP_VERBOSE"):
+        traceback.print_exception(error)
+    err.print(explained(error), markup=False, style="red" if err.is_terminal else None)
+    sys.exit(code)
+
+
+def explained(error: BaseException) -> str:
+    """An error as the user reads it."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full: {error.filename or 'the store'} could not be written; nothing is lost, make room and run again"
+    if isinstance(error, ValueError) or type(error).__module__.startswith("unclip"):
+        return str(error)
+    return f"{type(error).__name__}: {error} (-v shows where)"
+
+
+def _found(plan: Any) -> str:
+    total = plan.num_found + plan.num_missing
+    if not plan.num_missing:
+        return "found" if total == 1 else f"found {total}"
+    return "made" if total == 1 else f"made {plan.num_missing} of {total}"
+
+
+def _seconds(seconds: float | None) -> str:
+    return "?" if seconds is None else f"{seconds:.0f}" if seconds else ""

@@ -1,0 +1,111 @@
+"""The verbs that ask the store: lineage, diff, verify, gc, accept, track."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli import FILE, STORE, File, Json, Name, StoreDir, app
+from flows.terminal import out, size, table
+
+Reference = Annotated[str, typer.Argument(help="A key prefix, a path in the store, or a PNG of ours", show_default=False)]
+
+
+@app.command(rich_help_panel="Store")
+def lineage(reference: Reference, store: StoreDir = STORE, as_json: Json = False) -> None:
+    """What made this, down to the data. Example: unclip lineage picture.png"""
+    from unclip.lineage import ancestors, resolve
+    from unclip.store import Store
+
+    opened = Store(store)
+    found = list(ancestors(opened, resolve(opened, reference)))
+    if as_json:
+        print(json.dumps([{"depth": depth, "name": name, **m} for depth, name, m in found], indent=1))
+        return
+    rows = [
+        ["  " * depth + name, m["key"][:12], (m["git"]["commit"] or "?")[:9], m["ended"][:16], f"{m['seconds']:.1f}"]
+        for depth, name, m in found
+    ]
+    out.print(table(f"lineage of {reference}", ["artifact", "key", "commit", "made", "seconds"], rows, ["seconds"]))
+
+
+@app.command(rich_help_panel="Store")
+def diff(left: Reference, right: Reference, store: StoreDir = STORE, as_json: Json = False) -> None:
+    """What differs between two artifacts' making: settings, inputs, code. Example: unclip diff 3fa2 9b01"""
+    from unclip.lineage import differences, resolve
+    from unclip.store import Store
+
+    opened = Store(store)
+    found = list(differences(_made_by(resolve(opened, left)), _made_by(resolve(opened, right))))
+    if as_json:
+        print(json.dumps([{"where": where, "left": a, "right": b} for where, a, b in found], indent=1))
+        return
+    rows = [[where, _short(a), _short(b)] for where, a, b in found]
+    out.print(table("", ["what", left[:24], right[:24]], rows) if rows else "made alike")
+
+
+@app.command(rich_help_panel="Store")
+def verify(store: StoreDir = STORE) -> None:
+    """Read every byte again and compare with the manifests. Example: unclip verify"""
+    from unclip.lineage import verify as check
+    from unclip.store import Store
+
+    opened = Store(store)
+    rows = [[kind, key[:12], wrong] for kind, key, wrong in check(opened)]
+    if rows:
+        out.print(table("damaged: delete these folders and run again", ["kind", "key", "what is wrong"], rows))
+        raise typer.Exit(1)
+    out.print(f"{opened.ledger.rebuild()} artifacts, every byte as recorded")
+
+
+@app.command(rich_help_panel="Store")
+def gc(
+    store: StoreDir = STORE,
+    keep_runs: Annotated[int, typer.Option(min=1, help="Newest runs of each pipeline to keep")] = 3,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove, instead of only listing")] = False,
+) -> None:
+    """What no recent run refers to; with --remove, gone. Example: unclip gc --keep-runs 2 --remove"""
+    from unclip.lineage import collect
+    from unclip.store import Store
+
+    rows = [[path.parent.name, path.name[:12], size(n), n] for path, n in collect(Store(store), keep_runs, not remove)]
+    out.print(table("removed" if remove else "would go", ["kind", "key", "size"], [r[:3] for r in rows], ["size"]))
+    out.print(size(sum(r[3] for r in rows)) + ("" if remove else ": --remove removes them"))
+
+
+@app.command(rich_help_panel="Store")
+def accept(
+    stage: Annotated[str, typer.Argument(help="The stage whose code changed", show_default=False)],
+    name: Name,
+    store: StoreDir = STORE,
+    file: File = FILE,
+) -> None:
+    """Say, on the record, that a stage's new code changes no result. Example: unclip accept decoder shapes"""
+    from flows.accepting import accept_code
+    from flows.graph import open_graph
+
+    out.print(accept_code(open_graph(file, name, store), stage))
+
+
+@app.command(rich_help_panel="Store")
+def track(
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Write MLflow's database again from the store")],
+    store: StoreDir = STORE,
+) -> None:
+    """Tell MLflow again what the store knows. Example: unclip track --rebuild"""
+    from unclip.tracking import rebuild as tell
+
+    if not rebuild:
+        raise ValueError("track does one thing: say --rebuild")
+    out.print(f"{tell(store)} runs written")
+
+
+def _made_by(manifest: dict[str, Any]) -> dict[str, Any]:
+    names = ("kind", "recipe", "git", "environment", "hardware", "metrics")
+    return {name: manifest[name] for name in names}
+
+
+def _short(value: Any, limit: int = 48) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -1,0 +1,37 @@
+"""The tables that a run ends with."""
+
+from typing import Any
+
+from flows.terminal import out, table
+
+SHORT = {
+    "single_accuracy": "single",
+    "color_accuracy": "color",
+    "shape_accuracy": "shape",
+    "pair_accuracy": "pair",
+    "relation_accuracy": "relation",
+    "clip_score": "CLIP score",
+    "frechet_clip": "Fréchet",
+    "precision": "precision",
+    "recall": "recall",
+}
+
+
+def print_metrics(name: str, values: dict[str, Any]) -> None:
+    """The last evaluation as two tables: pictures by conditioning, embeddings by prior."""
+    pictures = values["conditionings"]
+    columns = [c for c in SHORT if any(c in row for row in pictures.values())]
+    rows = [[kind, *(_number(row.get(c)) for c in columns)] for kind, row in pictures.items()]
+    titles = [SHORT[c] for c in columns]
+    title = f"{name}: pictures of {values['num_captions']} held-out captions"
+    out.print(table(title, ["conditioning", *titles], rows, titles))
+    priors = values.get("priors", {})
+    names = list(dict.fromkeys(n for row in priors.values() for n in row))
+    rows = [[kind, *(_number(row.get(n)) for n in names)] for kind, row in priors.items()]
+    out.print(table(f"\n{name}: embeddings", ["prior", *(n.replace("_", " ") for n in names)], rows))
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
