@@ -1,4 +1,4 @@
-"""Pictures of one or two objects drawn by us, with captions: sample i depends on the configuration, the seed and i only."""
+"""Pictures of one or two objects drawn by us, with captions: sample i is a function of the seed and i."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass

@@ -1,6 +1,6 @@
 """Figures as signed distances, and their antialiased coverage of a pixel grid.
 
-u, v: float32 (H, W), right and down from the figure's middle in units of half its extent; a distance is negative inside.
+u, v: float32 (H, W), right and down from the figure's middle in units of half its extent. Negative is inside.
 """
 
 from collections.abc import Callable
@@ -48,7 +48,7 @@ def star(u: Plane, v: Plane) -> Plane:
     x, y = radius * np.cos(angle), radius * np.sin(angle)
     corner_x, corner_y = INNER * np.cos(np.pi / 5), INNER * np.sin(np.pi / 5)
     length = np.hypot(corner_y, 1 - corner_x)
-    return ((x - 1) * np.float32(corner_y) + y * np.float32(1 - corner_x)) / np.float32(length)
+    return np.asarray(((x - 1) * corner_y + y * (1 - corner_x)) / length, np.float32)
 
 
 def ring(u: Plane, v: Plane) -> Plane:

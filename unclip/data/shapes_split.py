@@ -1,8 +1,8 @@
-"""Which combinations of attributes are kept for testing: every value stays common in training, their meeting never occurs.
+"""Which combinations of attributes are kept for testing: every value stays common in training.
 
 A single is held out by (colour, shape). A pair is held out by its unordered colours and unordered shapes, so that "red
-circle, blue square" and "blue circle, red square" are held out as one; pairs are drawn from singles seen in training, so
-that a held-out pair tests the meeting of its objects and nothing else.
+circle, blue square" and "blue circle, red square" are held out as one. Pairs are drawn from singles seen in training,
+so that a held-out pair tests the meeting of its objects and nothing else.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ def combination_of(kinds: tuple[Kind, ...]) -> str:
 
 
 def hold_out(combinations: list[str], fraction: float) -> frozenset[str]:
-    """About a fraction of the combinations, chosen by digest such that no colour or shape is taken much more than others."""
+    """A fraction of the combinations, chosen by digest such that no colour or shape loses much more than others."""
     taken: Counter[str] = Counter()
     left = sorted(combinations, key=lambda name: hashlib.sha256(name.encode()).digest())
     chosen: set[str] = set()

@@ -64,7 +64,7 @@ def describe(
 ) -> str:
     """A caption of one or two objects, the first in `relation` to the second.
 
-    complete: every object's colour and shape and the relation are named, as evaluation needs; size and background stay optional.
+    complete: every object's colour and shape and the relation are named, as evaluation needs.
     """
     subject = _subject(objects, relation, chance, complete=complete)
     if chance() >= BACKGROUND_PROB:
