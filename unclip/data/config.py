@@ -1,11 +1,18 @@
 """Settings of the data stages; free of heavy imports, so that a plan can read them at once."""
 
 from dataclasses import dataclass
+from typing import Any
+
+
+def require(holds: bool, field: str, allowed: str, value: Any) -> None:
+    """Refuse a setting. Raises: ValueError with the field, what it must be, and what it is."""
+    if not holds:
+        raise ValueError(f"{field} must be {allowed}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShapesConfig:
-    """Pictures drawn by us: `num_samples` in shards of `shard_size`, a share of the attributes' combinations held out."""
+    """Pictures drawn by us, `num_samples` in shards of `shard_size`; a share of the combinations is held out."""
 
     num_samples: int = 30_000
     shard_size: int = 2_000
@@ -37,20 +44,34 @@ class ShapesConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderConfig:
-    """A folder of images and a CSV of their captions."""
+    """A folder of images and a CSV, with a header, of their captions."""
 
     folder: str
-    captions: str  # CSV
-    file_column: str = "file"
+    captions: str  # path of the CSV
+    file_column: str = "file"  # paths relative to `folder`
     caption_column: str = "caption"
-    shard_size: int = 2_000
+    shard_size: int = 2_000  # rows
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError naming the field."""
+        require(1 <= self.shard_size <= 99_999, "shard_size", "in 1..99999", self.shard_size)
+        require(
+            self.file_column != self.caption_column,
+            "file_column",
+            "another column than the caption's",
+            self.file_column,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardsConfig:
-    """WebDataset tars that exist already; a brace or glob pattern."""
+    """WebDataset tars that exist already, in the order of their names; one shard each."""
 
-    pattern: str
+    pattern: str  # "data/{00000..00009}.tar", "data/*.tar" or both
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError naming the field."""
+        require(self.pattern.endswith(".tar"), "pattern", "a path that ends in .tar", self.pattern)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,68 +81,129 @@ class UrlsConfig:
     path: str
     url_column: str = "url"
     caption_column: str = "caption"
-    shard_size: int = 2_000
+    shard_size: int = 2_000  # rows of the list, refused ones counted
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError naming the field."""
+        require(self.path.endswith((".csv", ".parquet", ".jsonl")), "path", "a .csv, .parquet or .jsonl", self.path)
+        require(1 <= self.shard_size <= 99_999, "shard_size", "in 1..99999", self.shard_size)
+        require(
+            self.url_column != self.caption_column,
+            "url_column",
+            "another column than the caption's",
+            self.url_column,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadConfig:
-    """How URLs are fetched, through img2dataset in its own environment."""
+    """How URLs are fetched, through img2dataset in its own environment, and what of them is kept."""
 
-    num_processes: int = 2
-    num_threads: int = 32  # a process
-    timeout_s: float = 10.0  # a request
-    deadline_s: float = 600.0  # a whole shard
-    stall_s: float = 60.0  # without a finished row
-    retries: int = 1
+    num_processes: int = 2  # that fetch; as many threads decode afterwards
+    num_threads: int = 32  # that fetch, a process
+    timeout_s: float = 10.0  # a request, from its first connection to its last byte
+    deadline_s: float = 600.0  # all fetching of a shard; rows not done by then are refused
+    stall_s: float = 60.0  # without a finished request; the same then
+    retries: int = 1  # further passes over rows that failed for a passing reason (time-out, connection, 429, 5xx)
     schemes: tuple[str, ...] = ("http", "https")
-    allow_private: bool = False  # addresses of loopback and private networks
-    max_bytes: int = 20_000_000
+    allow_private: bool = False  # addresses of loopback, private and other networks that are not the internet's
+    max_bytes: int = 20_000_000  # of a file
     max_pixels: int = 64_000_000
     max_side_px: int = 512  # larger pictures are reduced to this on their longer side
     background: tuple[int, int, int] = (255, 255, 255)  # behind transparency
-    min_success_fraction: float = 0.5
+    min_success_fraction: float = 0.5  # of a shard's rows, duplicates left out; below it the stage fails
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError naming the field."""
+        for field in ("num_processes", "num_threads", "max_bytes", "max_side_px"):
+            require(getattr(self, field) >= 1, field, ">= 1", getattr(self, field))
+        for field in ("timeout_s", "deadline_s", "stall_s"):
+            require(getattr(self, field) > 0, field, "> 0", getattr(self, field))
+        require(self.retries >= 0, "retries", ">= 0", self.retries)
+        allowed = bool(self.schemes) and set(self.schemes) <= {"http", "https"}
+        require(allowed, "schemes", "http, https or both", self.schemes)
+        # Pillow refuses more than twice its own limit, whatever is set here.
+        require(1 <= self.max_pixels <= 178_956_970, "max_pixels", "in 1..178956970", self.max_pixels)
+        colour = len(self.background) == 3 and all(0 <= level <= 255 for level in self.background)
+        require(colour, "background", "three levels in 0..255", self.background)
+        require(0 <= self.min_success_fraction <= 1, "min_success_fraction", "in 0..1", self.min_success_fraction)
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig:
     """The policy that selects rows by the scores of pixels and captions, and the split."""
 
-    min_side_px: int = 32
-    max_aspect: float = 3.0
-    min_std: float = 2.0  # of pixel values, 0..255
+    min_side_px: int = 32  # of the shorter side
+    max_aspect: float | None = 3.0  # longer side over shorter side
+    min_std: float = 2.0  # of pixel values, 0..255: less is a flat picture
     min_words: int = 1
     min_chars: int = 3
     max_per_caption: int | None = None  # images with the same caption
-    drop_duplicates: bool = True  # same decoded pixels
-    max_hamming: int | None = None  # of perceptual hashes; None is off
-    validation_fraction: float = 0.02
-    test_fraction: float = 0.05  # where the source names no split
+    drop_duplicates: bool = True  # pictures with the same decoded pixels: one is kept
+    max_hamming: int | None = None  # of 64-bit perceptual hashes; 4 is usual
+    validation_fraction: float = 0.02  # of duplicate groups, where the source does not say "test"
+    test_fraction: float = 0.05  # of duplicate groups, where the source names no split
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError naming the field."""
+        for name in ("min_side_px", "min_std", "min_words", "min_chars", "validation_fraction", "test_fraction"):
+            require(getattr(self, name) >= 0, name, ">= 0", getattr(self, name))
+        aspect, per_caption, hamming = self.max_aspect, self.max_per_caption, self.max_hamming
+        require(aspect is None or aspect >= 1, "max_aspect", ">= 1", aspect)
+        require(per_caption is None or per_caption >= 1, "max_per_caption", ">= 1", per_caption)
+        require(hamming is None or 0 <= hamming <= 16, "max_hamming", "in 0..16", hamming)
+        held_out = self.validation_fraction + self.test_fraction
+        require(held_out < 1, "validation_fraction + test_fraction", "below 1", held_out)
+        if hamming is not None and not self.drop_duplicates:
+            raise ValueError(f"max_hamming must be null without drop_duplicates, got {hamming}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EmbedConfig:
     """How images and captions are embedded."""
 
-    batch_size: int = 256
-    precision: str = "fp32"
+    batch_size: int = 256  # the last batch is padded to it
+    precision: str = "fp32"  # "fp32", or "bf16": autocast
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError naming the field."""
+        require(self.batch_size >= 1, "batch_size", ">= 1", self.batch_size)
+        require(self.precision in ("fp32", "bf16"), "precision", "one of fp32, bf16", self.precision)
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelectConfig:
-    """The policy that selects rows by embeddings, and decontamination against held-out rows."""
+    """The policy that selects rows by embeddings, and decontamination against held-out rows. None is off."""
 
-    min_clip_score: float | None = None  # cosine
-    keep_fraction: float | None = None  # by CLIP score, of all rows
-    max_duplicate_cosine: float | None = None  # near duplicates within training
-    max_leak_cosine: float | None = None  # training rows too near a validation or test row
-    drop_shared_captions: bool = False  # training rows with a test row's caption
+    min_clip_score: float | None = None  # cosine of image and caption
+    keep_fraction: float | None = None  # of the training rows, best CLIP score first
+    max_duplicate_cosine: float | None = None  # of two training images; nearer ones are one, the first kept
+    max_leak_cosine: float | None = None  # of a training image and a validation or test image; nearer ones are dropped
+    drop_shared_captions: bool = False  # training rows with a validation or test row's caption
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError naming the field."""
+        for name in ("min_clip_score", "max_duplicate_cosine", "max_leak_cosine"):
+            value = getattr(self, name)
+            require(value is None or -1 <= value <= 1, name, "a cosine in -1..1", value)
+        fraction = self.keep_fraction
+        require(fraction is None or 0 < fraction <= 1, "keep_fraction", "above 0 and at most 1", fraction)
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
     """The search index: exact below a size, inverted lists above."""
 
-    kind: str = "auto"  # "auto", "flat", "ivf"
+    kind: str = "auto"  # "flat", "ivf", or by the number of rows
     min_recall: float = 0.9  # recall@10 against exact search; below it the stage fails
-    num_probes: int | None = None
-    train_rows: int = 100_000
+    num_probes: int | None = None  # lists searched ("ivf"); None: the fewest that reach min_recall
+    train_rows: int = 100_000  # the lists are learned on at most so many ("ivf")
+
+    def __post_init__(self) -> None:
+        """Raises: ValueError naming the field."""
+        require(self.kind in ("auto", "flat", "ivf"), "kind", "one of auto, flat, ivf", self.kind)
+        require(0 <= self.min_recall <= 1, "min_recall", "in 0..1", self.min_recall)
+        require(self.num_probes is None or self.num_probes >= 1, "num_probes", ">= 1", self.num_probes)
+        require(self.train_rows >= 256, "train_rows", ">= 256", self.train_rows)
+        if self.kind == "flat" and self.num_probes is not None:
+            raise ValueError(f"num_probes must be null with kind 'flat', got {self.num_probes}")
