@@ -8,6 +8,8 @@ TARGETS = (
     "color_accuracy",
     "shape_accuracy",
     "single_accuracy",
+    "single_color_accuracy",
+    "single_shape_accuracy",
     "pair_accuracy",
     "relation_accuracy",
     "clip_score",

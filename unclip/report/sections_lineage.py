@@ -29,9 +29,9 @@ def funnel(record: PipelineRecord) -> str:
 
 
 def refusals(record: PipelineRecord) -> str:
-    """Rows by what became of them in the source, or in the download where there was one."""
-    stage = "download" if "download" in record.artifacts else "source"
-    paths = [a.path / "rows.parquet" for a in record.artifacts.get(stage, ())]
+    """Rows by what became of them when the shards were made, from a list or by drawing."""
+    shards = record.artifacts.get("shards", ())
+    paths = [a.path / "rows.parquet" for a in shards]
     counts: Counter[str] = Counter()
     for path in (p for p in paths if p.is_file()):
         for entry in pc.value_counts(pq.read_table(path, columns=["status"])["status"]).to_pylist():
@@ -44,7 +44,7 @@ def refusals(record: PipelineRecord) -> str:
         for status, n in counts.most_common()
     ]
     head = [Cell(text="fate"), Cell(text="rows", look="num"), Cell(text="share", look="num")]
-    return element("h3", escape(f"Rows of {stage}")) + table(head, rows)
+    return element("h3", escape(f"Rows of {shards[0].kind}")) + table(head, rows)
 
 
 def stages(record: PipelineRecord) -> str:

@@ -6,7 +6,7 @@ from unclip.report.charts import Series, line_chart, smoothed
 from unclip.report.html import Cell, element, section, table
 from unclip.report.record import PipelineRecord, Point, curve_of
 
-VALIDATED = {"validation_loss": "s1", "validation_loss_ema": "s2"}
+VALIDATED = {"val_loss": ("validation", "s1"), "val_ema_loss": ("validation, averaged weights", "s2")}
 
 
 def curves(record: PipelineRecord) -> str:
@@ -24,10 +24,8 @@ def loss_chart(stage: str, lines: list[dict[str, Any]]) -> str:
     """The losses of one stage over its steps."""
     loss = curve_of(lines, "loss")
     series = [Series(name="logged", points=loss, look="raw"), Series(name="training", points=smoothed(loss))]
-    for figure in sorted({name for line in lines for name in line if "loss" in name and name != "loss"}):
-        look = VALIDATED.get(figure)
-        if look:
-            series.append(Series(name=figure.replace("_", " "), points=curve_of(lines, figure), look=look))
+    for figure, (name, look) in VALIDATED.items():
+        series.append(Series(name=name, points=curve_of(lines, figure), look=look))
     logarithmic = all(y > 0 for _, y in loss)
     last = f"{loss[-1][1]:.3g} at step {loss[-1][0]:,.0f}" if loss else ""
     return line_chart(stage, series, "steps", note=last, log_y=logarithmic)
@@ -38,7 +36,7 @@ def components(record: PipelineRecord) -> str:
     found = record.read_json("pca", "pca.json")
     if found is None:
         return ""
-    errors = found["reconstruction_error"]
+    errors = found["lost_variance"]
     points: tuple[Point, ...] = tuple((float(k), 100 * float(e)) for k, e in enumerate(errors, start=1))
     kept = found["num_components"]
     chart = line_chart("variance lost, %", [Series(name="lost", points=points)], "components")
