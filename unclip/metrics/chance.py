@@ -59,7 +59,7 @@ def guess_set(wanted: Sequence[str], likely: Frequencies) -> float:
 
 
 def expect(scene: Scene, guesser: Guesser) -> Verdict:
-    """The chances that a guess is right; two objects are guessed to differ in colour and in shape, as they always do."""
+    """The chances that a guess is right; two objects are guessed to differ in colour and in shape, as they do."""
     color = guess_set([thing.color for thing in scene.objects], guesser.colors)
     shape = guess_set([thing.shape for thing in scene.objects], guesser.shapes)
     bound = color * shape / len(scene.objects)  # two right colours meet two right shapes in one of two ways
