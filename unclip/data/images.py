@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 
 Pixels = NDArray[np.uint8]
 MAX_PIXELS = 64_000_000
+KEPT_FORMATS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -48,6 +49,19 @@ def crop_square(image: Image.Image, px: int, interpolation: str = "bicubic") -> 
     resized = image.resize(size, INTERPOLATIONS[interpolation])
     left, top = (size[0] - px) // 2, (size[1] - px) // 2
     return resized.crop((left, top, left + px, top + px))
+
+
+def canonical(data: bytes) -> tuple[bytes, str, tuple[int, int]]:
+    """An encoded picture as a shard holds it, its extension, and its upright (width, height); decoded to its end.
+
+    PNG, JPEG and WebP keep their bytes; anything else becomes PNG. Raises: as `open_rgb`.
+    """
+    image = open_rgb(data)
+    with Image.open(io.BytesIO(data)) as opened:
+        kind = KEPT_FORMATS.get(opened.format or "")
+    if kind is None:
+        return png_bytes(np.asarray(image)), "png", image.size
+    return data, kind, image.size
 
 
 def png_bytes(pixels: Pixels) -> bytes:

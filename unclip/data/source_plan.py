@@ -1,0 +1,138 @@
+"""How many shards a source has, and what each depends on: little enough for a plan to read at once.
+
+A shard's recipe changes only with what is in that shard, so one more shard leaves the others as they are.
+"""
+
+import csv
+import glob
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from unclip.data.config import FolderConfig, ShapesConfig, ShardsConfig, UrlsConfig
+
+SourceConfig = ShapesConfig | FolderConfig | ShardsConfig | UrlsConfig
+BRACES = re.compile(r"\{([^{}]+)\}")
+
+
+def shard_recipes(config: SourceConfig) -> list[dict[str, Any]]:
+    """For each shard, in order, the JSON-able values that decide its content (besides the seed of drawn ones).
+
+    Raises: ValueError for a list or tar that is missing, empty or malformed.
+    """
+    if isinstance(config, ShapesConfig):
+        return shapes_recipes(config)
+    if isinstance(config, FolderConfig):
+        return folder_recipes(config)
+    if isinstance(config, ShardsConfig):
+        digests = [file_digest(path) for path in tar_paths(config)]
+        return [{"source": "shards", "shard": shard, "tar": digest} for shard, digest in enumerate(digests)]
+    from unclip.data.urls import pair_recipes  # pyarrow: only where a list may be Parquet
+
+    return pair_recipes(config)
+
+
+def shapes_recipes(config: ShapesConfig) -> list[dict[str, Any]]:
+    """Everything but the number of samples in all."""
+    drawing = {name: value for name, value in asdict(config).items() if name != "num_samples"}
+    rows = [len(range(config.num_samples)[first:][: config.shard_size]) for first in first_rows(config)]
+    return [{"source": "shapes", "shard": shard, "rows": count, **drawing} for shard, count in enumerate(rows)]
+
+
+def first_rows(config: ShapesConfig) -> range:
+    """The number of the first sample of each shard."""
+    return range(0, config.num_samples, config.shard_size)
+
+
+def folder_recipes(config: FolderConfig) -> list[dict[str, Any]]:
+    """The digest of each shard's files and captions."""
+    chunks = folder_chunks(config)
+    return [
+        {"source": "folder", "shard": shard, "rows": rows_digest(Path(config.folder), rows)}
+        for shard, rows in enumerate(chunks)
+    ]
+
+
+def rows_digest(folder: Path, rows: Iterable[tuple[str, str]]) -> str:
+    """The digest of (file, caption) pairs with the contents of the files; a missing file counts as such."""
+    digest = hashlib.sha256()
+    for file, caption in rows:
+        path = inside(folder, file)
+        content = file_digest(path) if path is not None and path.is_file() else "missing"
+        digest.update(f"{len(file)} {file} {len(caption)} {caption} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def folder_chunks(config: FolderConfig) -> list[list[tuple[str, str]]]:
+    """(file, caption) of every row of the CSV, shard by shard; what is missing in a row is "".
+
+    Raises: ValueError when the folder or the list is missing, the list is empty or no CSV, or lacks a column.
+    """
+    if not Path(config.folder).is_dir():
+        raise ValueError(f"folder must be an existing folder, got {config.folder!r}")
+    columns = (config.file_column, config.caption_column)
+    try:
+        with open(config.captions, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, strict=True)
+            names = reader.fieldnames or []
+            for column in columns:
+                if column not in names:
+                    raise ValueError(f"{config.captions} has no column {column!r}; it has {', '.join(names) or 'none'}")
+            rows = [((row[columns[0]] or "").strip(), (row[columns[1]] or "").strip()) for row in reader]
+    except OSError as error:
+        raise ValueError(f"captions must be a CSV file that can be read, got {config.captions!r}: {error}") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{config.captions} is no CSV in UTF-8: {error}") from error
+    if not rows:
+        raise ValueError(f"{config.captions} has no rows")
+    return [rows[start : start + config.shard_size] for start in range(0, len(rows), config.shard_size)]
+
+
+def inside(folder: Path, file: str) -> Path | None:
+    """The path of a file named relative to the folder; None when the name is empty or leads out of it."""
+    path = os.path.normpath(file)
+    return None if not file or os.path.isabs(path) or path.split(os.sep)[0] == ".." else folder / path
+
+
+def tar_paths(config: ShardsConfig) -> list[Path]:
+    """The tars that the pattern names, sorted.
+
+    Raises: ValueError when there is none, or one that is named in full is missing.
+    """
+    paths: set[str] = set()
+    for name in expand_braces(config.pattern):
+        found = glob.glob(name, recursive=True)
+        if not found:
+            raise ValueError(f"pattern {config.pattern!r} names no file: there is no {name}")
+        paths.update(found)
+    return [Path(path) for path in sorted(paths)]
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """`a{00..02}b` as a00b, a01b, a02b and `{x,y}` as x, y; several braces multiply."""
+    match = BRACES.search(pattern)
+    if match is None:
+        return [pattern]
+    first, dots, last = match[1].partition("..")
+    if dots and not (first.isdigit() and last.isdigit() and int(first) <= int(last)):
+        raise ValueError(f"pattern must have braces like {{00..09}} or {{a,b}}, got {match[0]!r} in {pattern!r}")
+    choices = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)] if dots else match[1].split(",")
+    return [
+        name for choice in choices for name in expand_braces(pattern[: match.start()] + choice + pattern[match.end() :])
+    ]
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file.
+
+    Raises: ValueError when it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error

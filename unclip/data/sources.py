@@ -1,0 +1,142 @@
+"""Folders and existing shards brought under our contract: a sorted shard, and a table of every row's fate."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unclip.data.config import FolderConfig, ShardsConfig
+from unclip.data.dense import SPLITS
+from unclip.data.images import canonical
+from unclip.data.source_plan import folder_chunks, inside, tar_paths
+from unclip.data.rows import OK, Row, sample_id, write_rows
+from unclip.data.shards import (
+    IMAGE_EXTENSIONS,
+    Member,
+    Sample,
+    group_members,
+    index_tar,
+    row_of,
+    sample_key,
+    write_shard,
+)
+
+FOREIGN_EXTENSIONS = (*IMAGE_EXTENSIONS, "bmp", "gif", "tif", "tiff", "ppm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admission:
+    """One row of a source: its record, and the sample unless it was refused."""
+
+    row: Row
+    sample: Sample | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """One row of a source as it was found, unchecked. data: the encoded picture, or the reason why there is none."""
+
+    source_id: str
+    caption: str
+    data: bytes | str
+    url: str | None = None
+    meta: Mapping[str, Any] | None = None
+    identity: bytes | None = None  # the sample id, where the source has one already
+
+
+def admit(found: Found, key: str) -> Admission:
+    """The sample under `key` if there is a caption and a picture that decodes to its end, else the reason."""
+    identity = found.identity or sample_id(found.source_id, found.caption)
+    refused = {"sample_id": identity, "caption": found.caption, "url": found.url}
+    if isinstance(found.data, str):
+        return Admission(row=Row(**refused, status=found.data, detail=found.source_id))
+    if not found.caption.strip():
+        return Admission(row=Row(**refused, status="no_caption", detail=found.source_id))
+    try:
+        data, extension, (width, height) = canonical(found.data)
+    except ValueError as error:
+        return Admission(row=Row(**refused, status="undecodable", detail=f"{found.source_id}: {error}"))
+    sample = Sample(
+        key=key,
+        image=data,
+        extension=extension,
+        caption=found.caption,
+        sample_id=identity,
+        meta=found.meta or {},
+    )
+    return Admission(row=row_of(sample, width, height, found.url), sample=sample)
+
+
+def write_admissions(out: Path, admissions: Iterable[Admission]) -> dict[str, Any]:
+    """Write `shard.tar` and `rows.parquet` into `out`; the number of rows by status."""
+    admissions = list(admissions)
+    write_shard(out / "shard.tar", [a.sample for a in admissions if a.sample is not None])
+    write_rows(out / "rows.parquet", [a.row for a in admissions])
+    statuses = Counter(a.row.status for a in admissions)
+    return {"rows": len(admissions), "kept": statuses.pop(OK, 0), "refused": dict(sorted(statuses.items()))}
+
+
+def folder_shard(config: FolderConfig, shard: int) -> Iterator[Admission]:
+    """The rows of one shard of a captioned folder, in the order of its CSV. Raises: as `folder_chunks`."""
+    folder = Path(config.folder)
+    for number, (file, caption) in enumerate(folder_chunks(config)[shard]):
+        path = inside(folder, file)
+        data: bytes | str = "outside_folder" if file else "no_file"
+        if path is not None:
+            data = path.read_bytes() if path.is_file() else "missing_file"
+        yield admit(Found(source_id=file, caption=caption, data=data), sample_key(shard, number))
+
+
+def foreign_shard(config: ShardsConfig, shard: int) -> Iterator[Admission]:
+    """The samples of an existing WebDataset tar, sorted by their keys.
+
+    Raises: ValueError when the tar is broken.
+    """
+    path = tar_paths(config)[shard]
+    groups = sorted(group_members(index_tar(path)).items())
+    with path.open("rb") as file:
+        for number, (name, files) in enumerate(groups):
+            found = foreign_sample(f"{path.name}/{name}", {ext: read_member(file, m) for ext, m in files.items()})
+            yield admit(found, sample_key(shard, number))
+
+
+def read_member(file: Any, member: Member) -> bytes:
+    """The bytes of one member of an open tar."""
+    file.seek(member.offset)
+    data: bytes = file.read(member.size)
+    return data
+
+
+def foreign_sample(source_id: str, files: Mapping[str, bytes]) -> Found:
+    """What the files of one sample say: caption from .txt, else from the JSON; our own metadata is kept."""
+    meta = read_meta(files.get("json", b"{}"))
+    text = files["txt"].decode("utf-8", "replace") if "txt" in files else str(meta.get("caption") or "")
+    data: bytes | str = next((files[ext] for ext in FOREIGN_EXTENSIONS if ext in files), "no_image")
+    url = meta.get("url") if isinstance(meta.get("url"), str) else None
+    identity = meta.pop("sample_id", None)
+    if meta.get("split", SPLITS[0]) not in SPLITS:
+        meta["source_split"] = meta.pop("split")
+    return Found(
+        source_id=url or source_id,
+        caption=text.strip(),
+        data=data,
+        url=url,
+        meta=meta | {"source_key": meta.get("source_key", source_id)},
+        identity=bytes.fromhex(identity) if is_identity(identity) else None,
+    )
+
+
+def read_meta(data: bytes) -> dict[str, Any]:
+    """A sample's JSON object; empty when it is none."""
+    try:
+        meta = json.loads(data)
+    except ValueError:
+        return {}
+    return meta if isinstance(meta, dict) else {}
+
+
+def is_identity(value: Any) -> bool:
+    """Whether a value is 16 bytes in hexadecimal."""
+    return isinstance(value, str) and len(value) == 32 and set(value) <= set("0123456789abcdef")
