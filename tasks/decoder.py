@@ -12,7 +12,7 @@ from models.decoder import Decoder
 from tasks.context import Context
 from tasks.train import WORK, run
 from unclip.data.dense import Dense, dense
-from unclip.data.pictures import pictures, to_unit_range
+from unclip.data.pictures import Pictures, to_unit_range
 from unclip.training.job import Batch, Indices, Job
 from unclip.training.validation import validation
 
@@ -58,7 +58,7 @@ class Rows:
         parts = [artifact.path / "part.parquet" for artifact in ctx.inputs["embed"]]
         shards = [artifact.path / "shard.tar" for artifact in ctx.inputs["shards"]]
         self.table: Dense = dense(parts, ctx.one("select").path / "kept.parquet", split, cache)
-        self._pictures = pictures(shards, self.table.keys, self.table.shard, px, cache / f"{split}-{px}.npy")
+        self._pictures = Pictures(shards, self.table.keys, self.table.shard, px, cache / f"{split}-{px}.npy")
 
     def __len__(self) -> int:
         return len(self.table)

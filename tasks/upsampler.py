@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from models.upsampler import Upsampler
 from tasks.context import Context
 from tasks.train import WORK
-from unclip.data.pictures import pictures, to_unit_range
+from unclip.data.pictures import Pictures, to_unit_range
 from unclip.training.job import Batch, Indices, Job
 from unclip.training.validation import validation
 
@@ -54,7 +54,7 @@ class Rows:
         shards = [artifact.path / "shard.tar" for artifact in ctx.inputs["shards"]]
         self._keys = kept["key"].to_pylist()
         cache = ctx.out / WORK / "cache" / f"{split}-{px}.npy"
-        self._pictures = pictures(shards, self._keys, kept["shard"].to_numpy(), px, cache)
+        self._pictures = Pictures(shards, self._keys, kept["shard"].to_numpy(), px, cache)
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -48,6 +48,12 @@ def stop_all() -> None:
     _stopping.set()
 
 
+def check_stopped() -> None:
+    """Raises: Stopped after `stop_all`; for whatever else waits in a thread."""
+    if _stopping.is_set():
+        raise Stopped("stopped on request")
+
+
 def emit(event: Event) -> None:
     """Sends an event from a command to whoever `run` it; outside such a command, does nothing."""
     if fd := os.environ.get(EVENTS_FD):
@@ -118,8 +124,7 @@ def _events(guard: subprocess.Popen[bytes], fd: int, poll: Callable[[], None]) -
     """Events as they come, until the command and all it started are gone."""
     rest, is_open = b"", True
     while is_open or guard.poll() is None:
-        if _stopping.is_set():
-            raise Stopped("stopped on request")
+        check_stopped()
         poll()
         ready, _, _ = select.select([fd] if is_open else [], [], [], POLL_S if is_open else POLL_S / 20)
         if not ready:

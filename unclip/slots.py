@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from unclip.launch import check_stopped
+
 WAIT_S = 0.2
 
 
@@ -27,6 +29,7 @@ def slot(device: str, folder: Path | None = None) -> Iterator[tuple[int, ...]]:
     name = device if ":" in device else f"{device}:0"
     with (place / f"{name}.lock").open("a") as file:
         while not _lock(file.fileno()):
+            check_stopped()
             time.sleep(WAIT_S)
         yield (file.fileno(),)
 

@@ -1,13 +1,10 @@
 """Pictures of chosen rows at one size, by row number: what a trainer on pixels reads at random.
 
-N rows, P pixels a side.
+B rows of N, P pixels a side.
 """
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,24 +15,16 @@ from torch import Tensor
 from unclip.data.images import Pixels
 from unclip.data.shards import ShardReader
 
-MAX_CACHE_BYTES = 4 * 2**30  # decoded pictures up to this size are kept in a file; above, they are decoded when read
-CHUNK = 256  # rows decoded at a time
-NUM_THREADS = 4
+MAX_CACHE_BYTES = 16 * 2**30  # decoded pictures up to this size are kept in a file; above, they are decoded every time
 
 
-class Pictures(Protocol):
-    """Row numbers to pictures."""
+class Pictures:
+    """Row numbers to pictures, each decoded when first read and kept on disk from then on. Threads may share it."""
 
-    def __getitem__(self, rows: NDArray[np.int64]) -> Pixels:
-        """uint8 (B, P, P, 3)."""
-        ...
-
-
-class Decoded:
-    """Pictures decoded from their shards each time they are read. Threads may share it."""
-
-    def __init__(self, shards: Sequence[Path], keys: Sequence[str], shard: NDArray[np.int32], px: int) -> None:
-        """keys, shard: of each row; only shards that hold a row are opened.
+    def __init__(
+        self, shards: Sequence[Path], keys: Sequence[str], shard: NDArray[np.int32], px: int, cache: Path
+    ) -> None:
+        """keys, shard: of each row; only shards that hold a row are opened. cache: a file for this object alone.
 
         Raises: ValueError when a key is not in its shard, or a shard is broken.
         """
@@ -47,40 +36,38 @@ class Decoded:
             if key not in places[number]:
                 raise ValueError(f"{shards[number]} has no sample {key}: it is not the shard that was selected from")
             self.row[n] = places[number][key]
+        self._is_kept = np.zeros(len(keys), np.bool_)
+        self._kept = self._new_cache(cache)
 
     def __len__(self) -> int:
         return len(self.row)
 
     def __getitem__(self, rows: NDArray[np.int64]) -> Pixels:
-        """Centre squares at P pixels, antialiased: uint8 (B, P, P, 3)."""
-        return np.stack([self._readers[int(self.shard[n])].decode(int(self.row[n]), self.px) for n in rows])
+        """Centre squares at P pixels, antialiased: uint8 (B, 3, P, P)."""
+        if self._kept is None:
+            return self._decode(rows)
+        new = rows[~self._is_kept[rows]]
+        if len(new):
+            self._kept[new] = self._decode(new)
+            self._is_kept[new] = True
+        return self._kept[rows]
 
+    def _decode(self, rows: NDArray[np.int64]) -> Pixels:
+        pixels = [self._readers[int(self.shard[n])].decode(int(self.row[n]), self.px) for n in rows]
+        return np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))
 
-def pictures(shards: Sequence[Path], keys: Sequence[str], shard: NDArray[np.int32], px: int, cache: Path) -> Pictures:
-    """The pictures of rows, decoded once into `cache` where that is small enough, else whenever they are read.
-
-    `cache` is a file ending in .npy; one that is there is taken as it is. Raises: as `Decoded`.
-    """
-    if cache.exists():
-        return np.load(cache, mmap_mode="r")
-    decoded = Decoded(shards, keys, shard, px)
-    if len(decoded) * px * px * 3 > MAX_CACHE_BYTES or not len(decoded):
-        return decoded
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_suffix(".partial")
-    pixels = open_memmap(partial, mode="w+", dtype=np.uint8, shape=(len(decoded), px, px, 3))
-
-    def fill(start: int) -> None:
-        rows = np.arange(start, min(start + CHUNK, len(decoded)))
-        pixels[rows] = decoded[rows]
-
-    with ThreadPoolExecutor(NUM_THREADS) as pool:
-        list(pool.map(fill, range(0, len(decoded), CHUNK)))
-    pixels.flush()
-    os.replace(partial, cache)
-    return np.load(cache, mmap_mode="r")
+    def _new_cache(self, path: Path) -> Pixels | None:
+        """An array for all pictures, in a sparse file; None where there are none or too many."""
+        shape = (len(self), 3, self.px, self.px)
+        if not 0 < np.prod(shape) <= MAX_CACHE_BYTES:
+            return None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
 
 
 def to_unit_range(pixels: Pixels) -> Tensor:
-    """Pictures as networks read them: uint8 (B, P, P, 3) to float32 (B, 3, P, P) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))).float().div_(127.5).sub_(1)
+    """Pictures as networks read them: uint8 to float32 in [-1, 1], of the same shape."""
+    values = pixels.astype(np.float32)  # in numpy: torch would start threads of its own in each thread that loads
+    values /= 127.5
+    values -= 1
+    return torch.from_numpy(values)

@@ -15,12 +15,7 @@ from unclip.training.state import State
 
 def save_checkpoint(state: State, path: Path, record: dict[str, Any]) -> None:
     """Replaces the checkpoint at `path` whole or not at all; `record` is JSON that comes back with it."""
-    named = {"online": state.model, "ema": state.average}
-    tensors = {f"{part}.{name}": value for part, model in named.items() for name, value in _tensors(model).items()}
-    for name, parameter in state.model.named_parameters():
-        for slot, value in state.optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer.{slot}.{name}"] = value
-    tensors |= {f"sums.{name}": value for name, value in state.sums.items()}
+    tensors = _tensors(state) | {f"sums.{name}": value for name, value in state.sums.items()}
     header = {"step": state.step, "num_summed": state.num_summed, "record": record}
     write_tensors(tensors, path, {"state": json.dumps(header)})
 
@@ -30,18 +25,10 @@ def load_checkpoint(state: State, path: Path) -> dict[str, Any]:
     """Fills the state from a checkpoint of the same network; its record."""
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["state"])
-        names = list(file.keys())
-        for part, model in {"online": state.model, "ema": state.average}.items():
-            for name, value in _tensors(model).items():
-                value.copy_(file.get_tensor(f"{part}.{name}"))
-        parameters = dict(state.model.named_parameters())
-        for full in (name for name in names if name.startswith("optimizer.")):
-            _, slot, name = full.split(".", 2)
-            parameter, value = parameters[name], file.get_tensor(full)
-            place = torch.empty_like(parameter if value.shape == parameter.shape else value, device=parameter.device)
-            state.optimizer.state.setdefault(parameter, {})[slot] = place.copy_(value)
-        device = next(iter(parameters.values())).device
-        sums = [name for name in names if name.startswith("sums.")]
+        for name, value in _tensors(state).items():
+            value.copy_(file.get_tensor(name))
+        device = next(state.model.parameters()).device
+        sums = [name for name in file.keys() if name.startswith("sums.")]  # noqa: SIM118
         state.sums = {name.removeprefix("sums."): file.get_tensor(name).to(device) for name in sums}
     state.step, state.num_summed = header["step"], header["num_summed"]
     record: dict[str, Any] = header["record"]
@@ -69,6 +56,10 @@ def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, st
     os.close(folder)
 
 
-def _tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, each once however often it is shared."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
+def _tensors(state: State) -> dict[str, Tensor]:
+    """The tensors that live as long as the state, by name, each once however often it is shared."""
+    tensors = {f"optimizer.{name}": value for name, value in state.optimizer.tensors().items()}
+    for part, model in {"online": state.model, "ema": state.average}.items():
+        tensors |= {f"{part}.{name}": value for name, value in model.named_parameters()}
+        tensors |= {f"{part}.{name}": value for name, value in model.named_buffers()}
+    return tensors

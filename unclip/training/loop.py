@@ -46,11 +46,7 @@ class Step:
         loss.backward()
         norm = clip_gradients(state.model, self.config.clip_norm)
         check_finite(state.step, loss, norm)
-        rate = learning_rate(self.config, state.step)
-        for group in state.optimizer.param_groups:
-            group["lr"] = rate
-        state.optimizer.step()
-        state.optimizer.zero_grad(set_to_none=True)
+        state.optimizer.step(learning_rate(self.config, state.step))
         return {**figures, "loss": loss.detach(), "grad_norm": norm}
 
 

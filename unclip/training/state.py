@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
 
+from unclip.training.adam import Adam
 from unclip.training.config import TrainConfig
 from unclip.training.ema import average_of, ema_decay, update_average
 
@@ -16,7 +16,7 @@ class State:
 
     model: nn.Module
     average: nn.Module
-    optimizer: Optimizer
+    optimizer: Adam
     step: int = 0  # steps done
     sums: dict[str, Tensor] = field(default_factory=dict)  # of each figure since the last row of the curve
     num_summed: int = 0
@@ -53,20 +53,4 @@ def new_state(model: nn.Module, config: TrainConfig, device: str) -> State:
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     model.train()
-    return State(model=model, average=average_of(model), optimizer=new_optimizer(model, config))
-
-
-def new_optimizer(model: nn.Module, config: TrainConfig) -> AdamW:
-    """AdamW whose weight decay spares vectors: biases, gains, learned tokens of one dimension."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        betas=(config.beta1, config.beta2),
-        eps=config.eps,
-        fused=True,
-    )
+    return State(model=model, average=average_of(model), optimizer=Adam(model, config))

@@ -186,8 +186,7 @@ def test_the_curve_has_every_row_once(tmp_path: Path) -> None:
 
 
 def test_a_batch_can_be_overfitted(tmp_path: Path) -> None:
-    changes = {"num_steps": 300, "batch_size": 50, "decay": "constant", "ema_decay": 0.9, "validate_every": 100}
-    run(tmp_path / "out", job(**changes))
+    run(tmp_path / "out", job(num_steps=300, batch_size=50, decay="constant", ema_decay=0.9, validate_every=100))
     assert curve(tmp_path / "out")[-1]["val_ema_loss"] < 0.2 * validate(network().eval())["loss"]
 
 
