@@ -137,7 +137,8 @@ class ArPrior(nn.Module):
         for component in range(self.pca.num_components):
             logits = (decode(x) @ self.code_out[component].T.to(x.dtype)).float()
             if twice == 2:
-                logits = guide(*logits.chunk(2), guidance)
+                conditional, unconditional = logits.chunk(2)
+                logits = guide(conditional, unconditional, guidance)
             codes[:, component] = draw(logits, generator, *shaping)
             if component + 1 < self.pca.num_components:
                 x = self._embed(codes[:, component : component + 1], component)[:, 0].repeat(twice, 1)

@@ -1,0 +1,162 @@
+"""Stage `clip`: a frozen CLIP, trained here from scratch or loaded by name, that must see what captions say."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+from torch import Generator, Tensor, nn
+
+from models.clip import Clip, ClipSpec
+from models.tokenizer import seen_ids
+from tasks import train
+from tasks.clip_batches import HardBatches
+from tasks.config import ClipStage
+from tasks.context import Context
+from tasks.loading import count_parameters, save_clip
+from tasks.zero_shot import accuracies, questions, require_zero_shot
+from unclip.data.pictures import Pictures
+from unclip.data.shards import ShardReader
+from unclip.metrics.retrieval import retrieval_figures
+from unclip.training.job import Batch, Indices, Job
+
+VALIDATION_ROWS = 256
+
+
+class Rows:
+    """The pictures, captions and metadata of a split that `filter` kept."""
+
+    def __init__(self, ctx: Context, split: str, px: int) -> None:
+        kept = pq.read_table(ctx.one("filter").path / "kept.parquet", columns=["key", "shard", "split"])
+        kept = kept.filter(pc.equal(kept["split"], split))
+        shards = [artifact.path / "shard.tar" for artifact in ctx.inputs["shards"]]
+        shard: NDArray[np.int32] = kept["shard"].to_numpy()
+        self.keys: list[str] = kept["key"].to_pylist()
+        cache = ctx.out / train.WORK / "cache" / f"{split}-{px}.npy"
+        self._pictures = Pictures(shards, self.keys, shard, px, cache)
+        self.captions: list[str] = [""] * len(self.keys)
+        self.metas: list[dict[str, Any]] = [{}] * len(self.keys)
+        for number in np.unique(shard):
+            reader = ShardReader(shards[number])
+            places = {key: i for i, key in enumerate(reader.keys)}
+            for row in np.flatnonzero(shard == number):
+                place = places[self.keys[row]]
+                self.captions[row], self.metas[row] = reader.caption(place), reader.meta(place)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def images(self, rows: Indices) -> Tensor:
+        """Pictures as `Clip.encode_image` takes them: uint8 (B, P, P, 3)."""
+        return torch.from_numpy(self._pictures[rows]).permute(0, 2, 3, 1)
+
+
+def build(ctx: Context) -> dict[str, Any]:
+    """Trains or loads the CLIP, writes it and scores it; its metrics.
+
+    Raises: ValueError when an attribute's zero-shot accuracy is under `min_zero_shot`.
+    """
+    config: ClipStage = ctx.config
+    if config.pretrained is None:
+        return train.run(ctx)
+    clip = load_pretrained(config.pretrained).to(ctx.device)
+    held = Rows(ctx, "validation", clip.spec.image_px)
+    metrics = finish(clip, ctx.out, held, config.min_zero_shot)
+    shutil.rmtree(ctx.out / train.WORK, ignore_errors=True)  # decoded pictures
+    return metrics
+
+
+def job(ctx: Context) -> Job:
+    """The training of a CLIP from scratch on the kept training rows."""
+    config: ClipStage = ctx.config
+    assert config.network is not None and config.train is not None
+    px = config.network.vision.image_px
+    rows, held = Rows(ctx, "train", px), Rows(ctx, "validation", px)
+    clip = Clip(ClipSpec.from_config(config.network, seen_ids(rows.captions)))
+    tokens = clip.tokenize(rows.captions).long()
+    order = HardBatches(rows.metas)
+
+    def batch(indices: Indices) -> Batch:
+        chosen = order.rows(indices)
+        return {"images": rows.images(chosen), "tokens": tokens[torch.from_numpy(chosen)]}
+
+    return Job(
+        model=clip,
+        loss=loss,
+        batch=batch,
+        num_rows=len(rows),
+        keys=lambda indices: [rows.keys[row] for row in order.rows(indices)],
+        train=config.train,
+        validate=(lambda model: validate(model, held)) if len(held) else None,
+        finish=lambda model, out: finish(model, out, held, config.min_zero_shot),
+    )
+
+
+def loss(model: nn.Module, batch: Batch, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    """The contrastive loss of a batch; nothing in it is random."""
+    assert isinstance(model, Clip)
+    return model.loss(batch["images"], batch["tokens"])
+
+
+@torch.no_grad()
+def validate(model: nn.Module, held: Rows) -> dict[str, float]:
+    """Contrastive loss of the same held-out pairs at every call, and how often a caption finds its picture."""
+    assert isinstance(model, Clip)
+    chosen = np.unique(np.linspace(0, len(held) - 1, VALIDATION_ROWS).astype(np.int64))
+    device = model.pixel_mean.device
+    images = held.images(chosen).to(device)
+    tokens = model.tokenize([held.captions[row] for row in chosen]).to(device)
+    value, _ = model.loss(images, tokens)
+    zi, zt = model(images, tokens)
+    ranks = retrieval_figures(zt.double().cpu().numpy(), zi.double().cpu().numpy())
+    return {"loss": float(value), **ranks}
+
+
+def finish(model: nn.Module, out: Path, held: Rows, min_zero_shot: float) -> dict[str, Any]:
+    """Writes the CLIP and scores it on the held-out rows.
+
+    Raises: ValueError when an attribute's zero-shot accuracy is under `min_zero_shot`.
+    """
+    assert isinstance(model, Clip)
+    asked = questions(held.captions, held.metas)
+    scores = accuracies(model.eval(), held.images, asked)
+    require_zero_shot(scores, min_zero_shot)
+    save_clip(out, model)
+    figures = validate(model, held) if len(held) else {}
+    zero_shot = {f"zero_shot_{attribute}": score for attribute, score in scores.items()}
+    sizes = {"num_parameters": count_parameters(model), "vocab_size": model.vocab_size, "num_questions": len(asked)}
+    return {**figures, **zero_shot, **sizes}
+
+
+def load_pretrained(name_and_weights: str) -> Clip:
+    """The open_clip model that `MODEL:WEIGHTS` names; WEIGHTS is one of open_clip's tags or a safetensors file.
+
+    Raises: ValueError for an unknown model or weights, or weights that would have to be unpickled.
+    """
+    name, _, weights = name_and_weights.partition(":")
+    tag = open_clip.get_pretrained_cfg(name, weights) if weights else {}
+    if not tag and not os.path.isfile(weights):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise ValueError(f"clip.pretrained: {weights!r} is neither a file nor weights of {name!r}, which has: {tags}")
+    clip = Clip(pretrained_spec(name, tag))
+    path = open_clip.download_pretrained(tag) if tag else weights
+    if not str(path).endswith(".safetensors"):
+        raise ValueError(f"clip.pretrained: weights must be safetensors, got {path}; no pickle is loaded")
+    open_clip.load_checkpoint(clip.network, path)
+    return clip.eval().requires_grad_(False)
+
+
+def pretrained_spec(name: str, tag: dict[str, Any]) -> ClipSpec:
+    """The specification of a named model with the preprocessing that its weights ask for."""
+    spec = ClipSpec.from_name(name)
+    record = spec.to_json()
+    record |= {key: tag[key] for key in ("mean", "std", "interpolation") if tag.get(key)}
+    if tag.get("quick_gelu"):
+        record["model_cfg"] = {**record["model_cfg"], "quick_gelu": True}
+    return ClipSpec.from_json(record)

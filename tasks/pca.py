@@ -1,0 +1,53 @@
+"""Stage `pca`: principal components of the kept training rows' image embeddings, and their buckets (§2.2)."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.pca import Moments, Pca, fit_pca, reconstruction_error
+from tasks.context import Context
+from tasks.loading import save_weights, write_json
+from tasks.prior_rows import kept_parts
+
+BUCKET_ROWS = 200_000  # at most, of all parts together, from which buckets are fitted
+
+
+def build(ctx: Context) -> dict[str, Any]:
+    """Fits components in one pass over the table, buckets on a seeded sample of it, and writes both.
+
+    Raises: ValueError when too few rows are left, or more components are asked for than there are dimensions.
+    """
+    moments, sample = gather(ctx)
+    config = ctx.config
+    pca = fit_pca(moments, config.num_components, config.keep_fraction, config.num_buckets)
+    pca.fit_buckets(sample)
+    save_weights(ctx.out / "pca.safetensors", pca)
+    figures = measure(pca, sample)
+    lost = reconstruction_error(pca.eigenvalues)
+    sizes = {"embed_dim": len(lost), "num_components": pca.num_components, "num_buckets": pca.num_buckets}
+    record = {**sizes, **figures, "num_rows": moments.count, "buckets": "quantile", "lost_variance": lost}
+    write_json(ctx.out / "pca.json", record)
+    return {**sizes, **figures, "lost_fraction": lost[pca.num_components - 1]}
+
+
+def gather(ctx: Context) -> tuple[Moments, Tensor]:
+    """The moments of all kept training rows, and a seeded sample (N, D) of them, a part's share by its size."""
+    moments: Moments | None = None
+    sample: list[Tensor] = []
+    most = max(1, BUCKET_ROWS // len(ctx.inputs["embed"]))
+    generator = torch.Generator().manual_seed(ctx.seed)
+    for part, rows in kept_parts(ctx, "train"):
+        images = torch.from_numpy(part.image[rows])
+        moments = Moments.of(images) if moments is None else moments.merge(Moments.of(images))
+        sample.append(images[torch.randperm(len(images), generator=generator)[:most]])
+    if moments is None:
+        raise ValueError("pca has no training row: every row was dropped or held out")
+    return moments, torch.cat(sample)
+
+
+def measure(pca: Pca, rows: Tensor) -> dict[str, float]:
+    """Mean squared error of embeddings (N, D) rebuilt from their components, and from their buckets."""
+    coefficients = pca.encode(rows)
+    rebuilt, bucketed = pca.decode(coefficients), pca.decode(pca.dequantise(pca.quantise(coefficients)))
+    return {"mse": float((rebuilt - rows).square().mean()), "bucket_mse": float((bucketed - rows).square().mean())}

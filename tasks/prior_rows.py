@@ -1,0 +1,108 @@
+"""What the prior stages share: cached embeddings as rows, and how a prior is scored on held-out ones."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tasks.context import Context
+from tasks.train import WORK
+from unclip.data.dense import Dense, dense
+from unclip.data.table import Part, check_agree, read_part
+from unclip.metrics.retrieval import retrieval_figures
+from unclip.training.job import Batch, Indices
+
+VALIDATION_ROWS = 256
+VALIDATION_SEED = 0
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The kept rows of one split."""
+
+    table: Dense
+
+    def batch(self, indices: Indices) -> Batch:
+        """zi, zt (B, D) unit float32 and tokens (B, L) int64."""
+        zi, zt, tokens = (
+            torch.from_numpy(array[indices]) for array in (self.table.zi, self.table.zt, self.table.tokens)
+        )
+        return {"zi": zi, "zt": zt, "tokens": tokens.long()}
+
+    def keys(self, indices: Indices) -> list[str]:
+        """The keys of rows."""
+        return [self.table.keys[i] for i in indices]
+
+    def sizes(self) -> dict[str, int]:
+        """What a network must know of the table: embed_dim, vocab_size, context.
+
+        The end token is the largest id and in every caption, so the vocabulary is one more than the largest id here.
+        """
+        dim, context = self.table.zi.shape[1], self.table.tokens.shape[1]
+        return {"embed_dim": dim, "vocab_size": int(self.table.tokens.max(initial=0)) + 1, "context": context}
+
+
+def rows_of(ctx: Context, split: str) -> Rows:
+    """The kept rows of a split, gathered into memory maps in the work folder."""
+    parts = [part.path / "part.parquet" for part in ctx.inputs["embed"]]
+    return Rows(dense(parts, ctx.one("select").path / "kept.parquet", split, ctx.out / WORK / "dense"))
+
+
+def kept_parts(ctx: Context, split: str) -> Iterator[tuple[Part, NDArray[np.int64]]]:
+    """Each part of the table with the numbers of its kept rows of a split, one part in memory at a time."""
+    paths = [part.path / "part.parquet" for part in ctx.inputs["embed"]]
+    check_agree(paths)
+    kept = pq.read_table(ctx.one("select").path / "kept.parquet", columns=["shard", "row", "split"])
+    kept = kept.filter(pc.equal(kept["split"], split))
+    shard, row = kept["shard"].to_numpy(), kept["row"].to_numpy().astype(np.int64)
+    for number, path in enumerate(paths):
+        ctx.progress(number, len(paths))
+        if (shard == number).any():
+            yield read_part(path), row[shard == number]
+    ctx.progress(len(paths), len(paths))
+
+
+def validation_batch(rows: Rows) -> Batch | None:
+    """Up to VALIDATION_ROWS rows, always the same of the same split; None where the split is empty."""
+    count = len(rows.table)
+    if count == 0:
+        return None
+    chosen = np.random.default_rng(VALIDATION_SEED).permutation(count)[:VALIDATION_ROWS]
+    return rows.batch(np.sort(chosen))
+
+
+def prior_figures(predicted: Tensor, zi: Tensor) -> dict[str, float]:
+    """Mean cosine to the true embeddings, and where the truth ranks among all of them; unit (N, D) both.
+
+    Cosine alone misleads: it rises as sampling loses its diversity.
+    """
+    truth = F.normalize(zi, dim=-1)
+    cosine = float((predicted * truth).sum(-1).mean())
+    ranks = retrieval_figures(predicted.double().cpu().numpy(), truth.double().cpu().numpy())
+    return {"cosine": cosine, **ranks}
+
+
+def validator(rows: Rows) -> Callable[[nn.Module], dict[str, float]] | None:
+    """A score for priors in training: mean loss with nothing dropped, and the quality of draws with their defaults.
+
+    Rows, noise and draws are the same at every call.
+    """
+    batch = validation_batch(rows)
+    if batch is None:
+        return None
+
+    def validate(model: nn.Module) -> dict[str, float]:
+        device = next(model.parameters()).device
+        held = {name: value.to(device) for name, value in batch.items()}
+        generator = torch.Generator(device).manual_seed(VALIDATION_SEED)
+        loss, _ = model.loss(**held, generator=generator)
+        predicted = model.sample(held["zt"], held["tokens"], generator)
+        return {"loss": float(loss), **prior_figures(predicted.float(), held["zi"])}
+
+    return validate
