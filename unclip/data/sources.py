@@ -10,7 +10,6 @@ from typing import Any
 from unclip.data.config import FolderConfig, ShardsConfig
 from unclip.data.dense import SPLITS
 from unclip.data.images import canonical
-from unclip.data.source_plan import folder_chunks, inside, tar_paths
 from unclip.data.rows import OK, Row, sample_id, write_rows
 from unclip.data.shards import (
     IMAGE_EXTENSIONS,
@@ -22,6 +21,7 @@ from unclip.data.shards import (
     sample_key,
     write_shard,
 )
+from unclip.data.source_plan import folder_chunks, inside, tar_paths
 
 FOREIGN_EXTENSIONS = (*IMAGE_EXTENSIONS, "bmp", "gif", "tif", "tiff", "ppm")
 
