@@ -1,4 +1,4 @@
-"""The local Prefect server of a store: found again by later commands, else started, and gone soon after the last of them.
+"""The local Prefect server of a store: found by later commands, else started, gone soon after the last of them.
 
 Every command that uses the server holds a shared lock on `clients.lock` while it lives, and the kernel frees the lock
 however the command ends. The server (`unclip/prefect_service.py`) holds `server.lock`, which tells the living from the
@@ -151,7 +151,7 @@ def _await_record(folder: Path) -> str:
             urllib.request.urlopen(f"{record['url']}/health", timeout=10).close()
             return str(record["url"])
         if time.monotonic() - born > 5 and not _is_held(folder / "server.lock"):
-            raise RuntimeError(f"the Prefect server ended while starting; its last words are in {folder / 'server.log'}")
+            raise RuntimeError(f"the Prefect server ended while starting; see {folder / 'server.log'}")
         time.sleep(0.05)
 
 
