@@ -38,10 +38,12 @@ class Execution:
         self.graph = graph
         self.watchers = watchers
         self.made: Made = {}
+        self.at_work = ""  # the stage that is being made
 
     def build(self, stage: Stage) -> tuple[Artifact, ...]:
         """The stage's artifacts, found or made; everybody who watches is told."""
         began = perf_counter()
+        self.at_work = stage.name
         try:
             artifacts, num_built = self._artifacts(stage)
         except BaseException as error:
@@ -51,6 +53,7 @@ class Execution:
         for watcher in self.watchers:
             watcher.finished(stage.name, artifacts, num_built, perf_counter() - began)
         self.made[stage.name] = artifacts
+        self.at_work = ""
         return artifacts
 
     def _artifacts(self, stage: Stage) -> tuple[tuple[Artifact, ...], int]:

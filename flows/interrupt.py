@@ -1,7 +1,7 @@
 """Ctrl-C, SIGTERM and a dead parent end a run within seconds, whatever its threads are doing.
 
 Left alone, Prefect waits for the task threads, which wait for their subprocesses. The store is complete-or-absent at
-every instant, so nothing has to be unwound: the last words are said, subprocesses and views told, and the process exits.
+every instant, so nothing has to be unwound: the last words are said, subprocesses and views told, the process ends.
 """
 
 import os

@@ -2,16 +2,21 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
-from prefect import flow, task
+from prefect import flow, get_client, task
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+from prefect.states import Cancelled
 
 from flows.execute import Execution
-from flows.graph import Graph, Stage, open_graph
-from flows.terminal import Bars
+from flows.graph import TRAINED, Graph, Stage, open_graph
+from flows.interrupt import on_interrupt
 from flows.recorder import Recorder
+from flows.terminal import Bars, err
 from unclip.runs import begin_run, end_run
 from unclip.tracking import Tracker
 
@@ -36,17 +41,48 @@ def retrain(
 
 @contextmanager
 def watched(graph: Graph) -> Iterator[Execution]:
-    """An execution whose stages are shown on the terminal, recorded in the store and told to MLflow."""
+    """An execution whose stages are shown on the terminal, recorded in the store and told to MLflow.
+
+    Ctrl-C within it closes them all and ends the process.
+    """
     run = begin_run(graph.name, graph.pipeline.model_dump(mode="json"))
     tracker = Tracker(graph.store, run)
     with Bars() as bars:
-        try:
-            yield Execution(graph, [bars, Recorder(graph.store, run), tracker])
-        except BaseException:
-            tracker.close("failed")
-            raise
+        execution = Execution(graph, [bars, Recorder(graph.store, run), tracker])
+
+        def say_what_stays() -> None:
+            bars.progress.stop()
+            err.print(left_behind(graph, execution))
+
+        acts = [
+            say_what_stays,
+            lambda: end_run(graph.store, run, "interrupted"),
+            partial(cancel_flow_run, flow_run.get_id()),
+            lambda: tracker.close("interrupted", timeout_s=1.0),
+        ]
+        with on_interrupt(acts):
+            try:
+                yield execution
+            except BaseException:
+                tracker.close("failed")
+                raise
     end_run(graph.store, run, "finished")
     tracker.close("finished")
+
+
+def left_behind(graph: Graph, execution: Execution) -> str:
+    """What an interrupted run says: what the next one will find."""
+    done = ", ".join(execution.made) or "nothing yet"
+    going = execution.at_work
+    more = f"; {going} goes on from its last checkpoint" if going in TRAINED else f"; {going} begins again" * bool(going)
+    return f"interrupted. The next `unclip run {graph.name}` finds: {done}{more}"
+
+
+def cancel_flow_run(run_id: str | None) -> None:
+    """Tell the Prefect server that a flow run was cancelled, so that its page does not show it running for ever."""
+    if run_id is not None:
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(UUID(run_id), Cancelled(message="interrupted"), force=True)
 
 
 def _retries(stage: Stage) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,9 +55,10 @@ def check_stopped() -> None:
 
 
 def emit(event: Event) -> None:
-    """Sends an event from a command to whoever `run` it; outside such a command, does nothing."""
+    """Sends an event from a command to whoever `run` it; does nothing outside such a command or when they are gone."""
     if fd := os.environ.get(EVENTS_FD):
-        os.write(int(fd), json.dumps(event).encode() + b"\n")
+        with suppress(BrokenPipeError):  # the guard is about to end us, politely first
+            os.write(int(fd), json.dumps(event).encode() + b"\n")
 
 
 def run(

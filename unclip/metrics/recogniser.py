@@ -20,8 +20,10 @@ Floats = NDArray[np.float32]
 WORK_PX = 64  # every picture is read at this side
 MIN_SIDE_PX = 48
 BORDER_PX = 3  # the frame that the background is estimated from
-MIN_AREA = 0.007  # of the picture; smaller blobs are specks
+MIN_AREA = 0.22  # of the square around a difficulty's smallest object; smaller blobs are specks
 MIN_SHARE = 0.06  # of the largest blob; smaller ones are specks
+SMOOTH_PX = 0.4  # standard deviation of the blur before pixels are given to colours
+MIN_STRENGTH = 0.65  # of a colour that an object must have; paler blobs are stains of the background
 RIM_PX = 4  # a soft edge between two colours can look like a third; this wide around a larger blob it is no object
 GRID = 24  # side of a template
 REACH = 1.0  # half the width of a template's window, in square roots of the object's area
@@ -106,7 +108,7 @@ def _label(tint: Floats, palette: Floats) -> NDArray[np.intp]:
     return np.asarray(distance.argmin(-1))
 
 
-def _blobs(labels: NDArray[np.intp], num_colors: int) -> list[tuple[int, NDArray[np.bool_]]]:
+def _blobs(labels: NDArray[np.intp], num_colors: int, least_px: float) -> list[tuple[int, NDArray[np.bool_]]]:
     """Colour and mask of each connected region that has an inside and is no speck; the largest first."""
     found: list[tuple[int, NDArray[np.bool_], int]] = []
     for color in np.unique(labels[labels < num_colors]):
@@ -114,7 +116,7 @@ def _blobs(labels: NDArray[np.intp], num_colors: int) -> list[tuple[int, NDArray
         areas = np.bincount(regions.ravel(), minlength=count + 1)
         for region in range(1, count + 1):
             mask = regions == region
-            if areas[region] >= MIN_AREA * labels.size and ndimage.binary_erosion(mask).any():
+            if areas[region] >= least_px and ndimage.binary_erosion(mask).any():
                 found.append((int(color), mask, int(areas[region])))
     found.sort(key=lambda blob: -blob[2])
     return _without_rims([(color, mask) for color, mask, area in found if area >= MIN_SHARE * found[0][2]])
@@ -152,8 +154,12 @@ def find_objects(picture: Floats, words: Words) -> tuple[Seen, ...]:
     ground = np.median(hues[_frame(picture)], axis=0)
     palette = without_brightness(np.array([COLORS[name] for name in words.colors], np.float32)) - ground
     tint = hues - ground
+    smooth = ndimage.gaussian_filter(tint, (SMOOTH_PX, SMOOTH_PX, 0))  # worms of the generator melt into what is around
+    least_px = MIN_AREA * (words.pair_px["small"][0] * WORK_PX) ** 2
     seen = []
-    for color, mask in _blobs(_label(tint, palette), len(words.colors)):
+    for color, mask in _blobs(_label(smooth, palette), len(words.colors), least_px):
+        if float(np.median(tint[mask] @ palette[color])) < MIN_STRENGTH * float(palette[color] @ palette[color]):
+            continue
         alpha = _measure(tint, mask)
         shape, fit = read_shape(alpha, words.shapes)
         y, x = ((float(middle) + 0.5) / side for middle, side in zip(_middle(alpha), alpha.shape, strict=True))

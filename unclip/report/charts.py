@@ -12,7 +12,7 @@ MAX_POINTS = 300
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One line: its name in the key, its points, its look ("s0" to "s3"; "raw" is faint, not in the key)."""
+    """One line: its name in the key, its points, its look ("s0" to "s2"; "raw" is faint, not in the key)."""
 
     name: str
     points: tuple[tuple[float, float], ...]
@@ -113,7 +113,7 @@ def key_of(series: Sequence[Series]) -> str:
     return f'<div class="key">{marks}</div>'
 
 
-def smoothed(points: Sequence[tuple[float, float]], keep: float = 0.9) -> tuple[tuple[float, float], ...]:
+def smoothed(points: Sequence[tuple[float, float]], keep: float = 0.8) -> tuple[tuple[float, float], ...]:
     """A running mean of the points that gives each new one a share of 1 - keep, unbiased at the start."""
     found, mean, weight = [], 0.0, 0.0
     for x, y in points:

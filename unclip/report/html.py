@@ -24,19 +24,20 @@ def element(tag: str, inner: str, look: str = "", hint: str = "") -> str:
     return f"<{tag}{attributes}>{inner}</{tag}>"
 
 
-def table(head: Sequence[Cell], rows: Iterable[Sequence[Cell]]) -> str:
-    """A table that scrolls sideways by itself where the screen is narrow; texts are escaped."""
+def table(head: Sequence[Cell], rows: Iterable[Sequence[Cell]], look: str = "") -> str:
+    """A table that scrolls sideways by itself where the screen is narrow; texts are escaped. look: "narrow" or none."""
     top = "".join(element("th", escape(c.text), c.look, c.hint) for c in head)
     body = "".join(
         "<tr>" + "".join(element("td", escape(c.text), c.look, c.hint) for c in row) + "</tr>" for row in rows
     )
-    return f'<div class="scroll"><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+    rows_and_head = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return element("div", rows_and_head, f"scroll {look}".strip())
 
 
-def tile(label: str, value: str, note: str = "") -> str:
-    """A headline figure."""
-    lines = element("span", escape(label), "label") + element("strong", escape(value)) + element("small", escape(note))
-    return element("div", lines, "tile")
+def tile(label: str, value: str, notes: Sequence[str]) -> str:
+    """A headline figure with a line for each note."""
+    lines = element("span", escape(label)) + element("strong", escape(value))
+    return element("div", lines + "".join(element("small", escape(note)) for note in notes), "tile")
 
 
 def section(identity: str, title: str, lead: str, body: str) -> str:

@@ -24,7 +24,7 @@ def funnel(record: PipelineRecord) -> str:
             + [Cell(text=f"{s[k]:,}", look="num") for k in ("rows_in", "dropped", "rows_out")]
             for stage, s in steps
         ]
-        body += element("h3", "Filters") + table(head, rows)
+        body += element("h3", "Filters") + table(head, rows, "narrow")
     return section("data", "What became of the data", "", body)
 
 
@@ -44,7 +44,7 @@ def refusals(record: PipelineRecord) -> str:
         for status, n in counts.most_common()
     ]
     head = [Cell(text="fate"), Cell(text="rows", look="num"), Cell(text="share", look="num")]
-    return element("h3", escape(f"Rows of {shards[0].kind}")) + table(head, rows)
+    return element("h3", escape(f"Rows of {shards[0].kind}")) + table(head, rows, "narrow")
 
 
 def stages(record: PipelineRecord) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from unclip.report.figures import CONDITIONING_FIGURES, CONDITIONINGS, PRIOR_FIGURES, Figure
+from unclip.report.figures import BOUNDS, CONDITIONING_FIGURES, CONDITIONINGS, PRIOR_FIGURES, Figure
 from unclip.report.html import Cell, element, escape, picture, section, table, tile
 from unclip.report.record import PipelineRecord
 
@@ -11,21 +11,26 @@ OWN = "prior_diffusion"  # the conditioning that the headline figures speak of
 
 
 def headlines(evaluation: dict[str, Any]) -> str:
-    """The diffusion prior's figures as tiles, each with its upper bound, chance and target."""
-    found = evaluation["conditionings"]
-    shown = [f for f in CONDITIONING_FIGURES if f.key in HEADLINES and f.key in found.get(OWN, {})]
+    """The diffusion prior's figures as tiles, each with its upper bound, baseline, chance and target."""
+    found, targets = evaluation["conditionings"], evaluation["targets"]
     tiles = []
-    for figure in shown:
-        beside = {"true embedding": "true_embedding", "text fed directly": "text_embedding", "chance": "chance"}
+    for figure in (f for f in CONDITIONING_FIGURES if f.key in HEADLINES and f.key in found.get(OWN, {})):
+        reached = found[OWN][figure.key]
         notes = [
-            f"{name} {figure.text(found[key][figure.key])}"
-            for name, key in beside.items()
-            if figure.key in found.get(key, {})
+            f"{label(name)} {figure.text(found[name][figure.key])}"
+            for name in ("true_embedding", "text_embedding", "chance")
+            if figure.key in found.get(name, {})
         ]
-        if figure.key in evaluation["targets"]:
-            notes.append(f"target {figure.text(evaluation['targets'][figure.key])}")
-        tiles.append(tile(figure.heading, figure.text(found[OWN][figure.key]), " · ".join(notes)))
+        if figure.key in targets:
+            notes.insert(0, target_text(figure, reached, targets[figure.key]))
+        heading = figure.heading + ("" if figure.higher_is_better else " (lower is better)")
+        tiles.append(tile(heading, figure.text(reached), notes))
     return element("div", "".join(tiles), "tiles") if tiles else ""
+
+
+def target_text(figure: Figure, reached: float, target: float) -> str:
+    """A target and whether it is reached."""
+    return f"{'✓' if reached >= target else '✗'} target {figure.text(target)}"
 
 
 def samples(record: PipelineRecord) -> str:
@@ -50,13 +55,17 @@ def samples(record: PipelineRecord) -> str:
 
 
 def conditionings(evaluation: dict[str, Any]) -> str:
-    """Every figure of every conditioning, with the targets; the best made picture's figure stands out."""
+    """Every figure of every conditioning; the best of what was made without the real picture stands out."""
     found, targets = evaluation["conditionings"], evaluation["targets"]
-    body = figure_table(found, CONDITIONING_FIGURES, targets, rivals=set(found) - {"real", "chance"})
+    body = figure_table(found, CONDITIONING_FIGURES)
+    if targets:
+        marks = [f for f in CONDITIONING_FIGURES if f.key in targets]
+        texts = [f"{f.heading} {target_text(f, found[OWN].get(f.key, 0.0), targets[f.key])}" for f in marks]
+        body += element("p", escape(f"Diffusion prior: {' · '.join(texts)}"), "lead after")
     lead = (
         f"{evaluation['num_captions']} held-out captions; Fréchet, precision and recall against "
-        f"{evaluation['num_reference']} other real held-out pictures. The best of what was made stands out; "
-        "Fréchet is better lower, all others higher."
+        f"{evaluation['num_reference']} other real held-out pictures. The true embedding is the upper bound; the best "
+        "of the rest stands out. Fréchet is better lower, all others higher."
     )
     return section("figures", "What the embedding is worth", lead, body)
 
@@ -64,30 +73,25 @@ def conditionings(evaluation: dict[str, Any]) -> str:
 def priors(evaluation: dict[str, Any]) -> str:
     """Quality of the embeddings that the priors and the text-embedding baseline give."""
     found = evaluation["priors"]
-    body = figure_table(found, PRIOR_FIGURES, {}, rivals=set(found) - {"true_embedding"}) if found else ""
     lead = (
         "Cosine to the true embedding rises when a prior gives the mean to everything; so the distance of the whole "
         "set, the rank of the truth and the diversity stand beside it. A diversity near the true one is best."
     )
-    return section("priors", "Priors", lead, body)
+    return section("priors", "Priors", lead, figure_table(found, PRIOR_FIGURES) if found else "")
 
 
-def figure_table(
-    found: dict[str, dict[str, float]], figures: tuple[Figure, ...], targets: dict[str, float], rivals: set[str]
-) -> str:
-    """Rows of conditionings, columns of the figures that any of them has, and a last row of targets if any."""
+def figure_table(found: dict[str, dict[str, float]], figures: tuple[Figure, ...]) -> str:
+    """Rows of conditionings, columns of the figures that any of them has."""
     columns = [f for f in figures if any(f.key in row for row in found.values())]
-    best = {f.key: best_of(f, {name: row for name, row in found.items() if name in rivals}) for f in columns}
+    best = {f.key: best_of(f, {name: row for name, row in found.items() if name not in BOUNDS}) for f in columns}
     head = [Cell(text="")] + [Cell(text=f.heading, look="num", hint=f.meaning) for f in columns]
     rows = []
     for name, row in found.items():
-        look = "num" if name in rivals else "num faint"
+        look = "num faint" if name in BOUNDS else "num"
         cells = [
             Cell(text=f.text(row.get(f.key)), look=look + (" best" if name in best[f.key] else "")) for f in columns
         ]
-        rows.append([Cell(text=label(name), hint=CONDITIONINGS.get(name, "")), *cells])
-    if targets:
-        rows.append([Cell(text="target"), *(Cell(text=f.text(targets.get(f.key)), look="num faint") for f in columns)])
+        rows.append([Cell(text=label(name), hint=CONDITIONINGS[name][1]), *cells])
     return table(head, rows)
 
 
@@ -102,8 +106,4 @@ def best_of(figure: Figure, rows: dict[str, dict[str, float]]) -> set[str]:
 
 def label(name: str) -> str:
     """A conditioning as a person reads it."""
-    return {
-        "prior_ar": "autoregressive prior",
-        "prior_diffusion": "diffusion prior",
-        "prior_linear": "linear prior",
-    }.get(name, name.replace("_", " "))
+    return CONDITIONINGS[name][0]

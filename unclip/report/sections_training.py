@@ -53,4 +53,4 @@ def zero_shot(record: PipelineRecord) -> str:
     head = [Cell(text="attribute"), Cell(text="accuracy", look="num")]
     rows = [[Cell(text=name.replace("_", " ")), Cell(text=f"{100 * v:.1f} %", look="num")] for name, v in found.items()]
     lead = "Held-out pictures, the attribute's value chosen by the nearest caption; the rest stands on this."
-    return section("clip", "CLIP, zero-shot", lead, table(head, rows))
+    return section("clip", "CLIP, zero-shot", lead, table(head, rows, "narrow"))

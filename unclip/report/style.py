@@ -2,10 +2,9 @@
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fbfaf8; --card: #ffffff; --ink: #1f2328; --soft: #646b73; --line: #e4e1da;
-  --accent: #0f766e; --wash: #e6f2f0; --s0: #0f766e; --s1: #b45309; --s2: #6d5bd0; --s3: #be3455; --bad: #b3261e; }
+  --accent: #0f766e; --s0: #0f766e; --s1: #b45309; --s2: #6d5bd0; }
 @media (prefers-color-scheme: dark) { :root { --paper: #14171a; --card: #1c2024; --ink: #e7e9ea; --soft: #9aa3ab;
-  --line: #2e343a; --accent: #5ec7bb; --wash: #1d3330; --s0: #5ec7bb; --s1: #e3a452; --s2: #a99cf5; --s3: #f0879f;
-  --bad: #ff8a80; } }
+  --line: #2e343a; --accent: #5ec7bb; --s0: #5ec7bb; --s1: #e3a452; --s2: #a99cf5; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--paper); color: var(--ink);
@@ -36,15 +35,16 @@ td:first-child, th:first-child { position: sticky; left: 0; background: var(--ca
 .mono { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: 13px; }
 .best { font-weight: 680; color: var(--accent); }
 .faint { color: var(--soft); }
-.miss { color: var(--bad); }
-.wrap { white-space: normal; min-width: 22ch; }
+.narrow { max-width: 620px; }
+.after { margin-top: 12px; font-size: 14px; }
 .sample { padding: 14px 0 16px; border-top: 1px solid var(--line); }
 .sample > p { margin: 0 0 8px; font-size: 15px; }
 .strip { display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: 10px; }
 .strip figure { margin: 0; }
 .strip img { width: 100%; display: block; border-radius: 6px; aspect-ratio: 1; object-fit: cover;
-  background: var(--line); }
-.strip figcaption { font-size: 12px; line-height: 1.35; color: var(--soft); margin-top: 4px; }
+  background: var(--line); outline: 1px solid var(--line); outline-offset: -1px; }
+.strip figcaption { font-size: 12px; line-height: 1.35; color: var(--soft); margin-top: 4px; overflow-wrap: anywhere;
+  hyphens: auto; }
 .strip .truth img { outline: 2px solid var(--accent); outline-offset: 2px; }
 .charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(300px, 1fr)); gap: 14px; }
 .chart { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 10px;
@@ -58,7 +58,6 @@ svg path { fill: none; stroke-width: 1.6; stroke-linejoin: round; }
 svg .s0 { stroke: var(--s0); }
 svg .s1 { stroke: var(--s1); }
 svg .s2 { stroke: var(--s2); }
-svg .s3 { stroke: var(--s3); }
 svg .raw { stroke: var(--s0); opacity: .28; stroke-width: 1; }
 .key { display: flex; flex-wrap: wrap; gap: 2px 14px; font-size: 12px; color: var(--soft); }
 .key i { display: inline-block; width: 14px; height: 3px; border-radius: 2px; vertical-align: middle;

@@ -71,7 +71,7 @@ def train(job: Job, place: Place, progress: Callable[..., None]) -> dict[str, An
     except FloatingPointError as error:
         raise FloatingPointError(f"{place.stage}: {error}; {_offenders(job, place, state.step)}") from None
     finally:
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
         watch.curve.close()
     save_weights(state.average, place.out / "ema.safetensors")
     save_weights(state.model, place.out / "online.safetensors")

@@ -1,0 +1,122 @@
+"""A pipeline on its schedule, served from this machine, and the web pages of its store."""
+
+import fcntl
+import os
+import signal
+import socket
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+from flows.interrupt import PARENT, on_interrupt
+from unclip.launch import Command, run
+from unclip.mlflow_view import tracking_uri
+from unclip.prefect_server import OFFLINE, apply_environment, start_server, stop_server
+
+Schedule = str | float
+
+
+def serve(
+    flow: Any, name: str, schedule: Schedule, store_root: Path, parameters: dict[str, Any], limit: int = 1
+) -> None:
+    """Run `flow(**parameters)` on the schedule until interrupted, each run in a process of its own.
+
+    schedule: a cron line, or seconds between runs; limit: runs at the same time. The processes end with this one, and
+    the schedule rests while nobody serves it. `flow` must be importable from its file.
+
+    Raises: ValueError for a schedule that is neither.
+    """
+    when: dict[str, Any] = {"cron": schedule} if isinstance(schedule, str) else {"interval": schedule}
+    if not isinstance(schedule, str) and schedule <= 0:
+        raise ValueError(f"schedule must be a cron line or seconds > 0, got {schedule}")
+    server = start_server(store_root)
+    apply_environment(store_root, server.wait())
+    os.environ[PARENT] = str(os.getpid())
+    try:
+        flow.serve(name=name, parameters=parameters, limit=limit, print_starting_message=False, **when)
+    finally:
+        server.close()
+
+
+@contextmanager
+def pages(store_root: Path) -> Iterator[dict[str, str]]:
+    """The addresses of the Prefect and the MLflow page of a store, up while the block runs."""
+    root = store_root.absolute()
+    server = start_server(root)
+    (root / "mlflow").mkdir(parents=True, exist_ok=True)
+    port, leaving = _free_port(), Event()
+    mlflow = Thread(target=_serve_mlflow, args=(root, port, leaving), daemon=True)
+    mlflow.start()
+    try:
+        _await(f"http://127.0.0.1:{port}/health", mlflow, root)
+        yield {"prefect": server.wait().removesuffix("/api"), "mlflow": f"http://127.0.0.1:{port}"}
+    finally:
+        leaving.set()
+        mlflow.join()
+        server.close()
+
+
+def show_pages(store_root: Path, say: Callable[[str], None] = print) -> None:
+    """Say where the pages are and keep them up until Ctrl-C, SIGTERM or `stop_pages`."""
+    record = store_root.absolute() / "pages.pid"
+    record.parent.mkdir(parents=True, exist_ok=True)
+    with on_interrupt(), open(record, "a+") as lock, pages(store_root) as addresses:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of another `show_pages`; held until this process ends
+        record.write_text(str(os.getpid()))
+        for page, address in addresses.items():
+            say(f"{page:>8} {address}")
+        while True:
+            time.sleep(3600)
+
+
+def stop_pages(store_root: Path) -> bool:
+    """Whether pages or a Prefect server ran; both are ended, and what uses them is interrupted."""
+    record, found = store_root.absolute() / "pages.pid", False
+    if record.exists():
+        with open(record) as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.kill(int(lock.read()), signal.SIGTERM)  # the lock is held, so the id is still theirs
+                fcntl.flock(lock, fcntl.LOCK_SH)
+                found = True
+    return stop_server(store_root) or found
+
+
+class _Leave(Exception):
+    """The block that wanted the page is left."""
+
+
+def _serve_mlflow(root: Path, port: int, leaving: Event) -> None:
+    def leave() -> None:
+        if leaving.is_set():
+            raise _Leave
+
+    places = ("--backend-store-uri", tracking_uri(root), "--artifacts-destination", str(root / "mlflow" / "artifacts"))
+    argv = (sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1")
+    environment = OFFLINE | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # two processes, not eleven
+    with suppress(_Leave):
+        run(Command(argv=(*argv, *places), log=root / "mlflow" / "server.log", env=environment), poll=leave)
+
+
+def _await(url: str, thread: Thread, root: Path, limit_s: float = 60.0) -> None:
+    until = time.monotonic() + limit_s
+    while True:
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except OSError:
+            if not thread.is_alive() or time.monotonic() > until:
+                raise RuntimeError(f"the MLflow page did not come up: see {root / 'mlflow' / 'server.log'}") from None
+            time.sleep(0.1)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

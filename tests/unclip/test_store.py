@@ -1,0 +1,105 @@
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from unclip.recipe import Recipe
+from unclip.store import Build, Store
+
+
+def recipe(**config):
+    return Recipe(stage="pca", config=config, inputs={"embed": ("a" * 64,)}, code="c" * 64, seed=0)
+
+
+def build(fill, resumes=False, **config):
+    return Build(kind="pca", recipe=recipe(**config), fill=fill, resumes=resumes)
+
+
+def write_hello(out):
+    (out / "hello.txt").write_text("hello")
+    return {"words": 1}
+
+
+def test_a_second_build_finds_the_first(tmp_path):
+    store = Store(tmp_path)
+    first, made = store.build(build(write_hello))
+    second, made_again = store.build(build(write_hello))
+    assert (made, made_again) == (True, False)
+    assert first == second
+    assert second.manifest()["metrics"] == {"words": 1}
+
+
+def test_a_failed_build_leaves_no_artifact(tmp_path):
+    def fail(out):
+        write_hello(out)
+        raise ValueError("no")
+
+    store = Store(tmp_path)
+    with pytest.raises(ValueError, match="no"):
+        store.build(build(fail))
+    assert list(store.artifacts()) == []
+    assert store.build(build(write_hello))[1]
+
+
+def test_a_build_starts_in_an_empty_folder_unless_it_resumes(tmp_path):
+    seen = []
+
+    def leave(out):
+        seen.append(sorted(p.name for p in out.iterdir()))
+        (out / "left").write_text("x")
+        raise RuntimeError("killed")
+
+    store = Store(tmp_path)
+    for resumes in (False, False, True):
+        with pytest.raises(RuntimeError):
+            store.build(build(leave, resumes))
+    assert seen == [[], [], ["left"]]
+
+
+def test_an_artifact_with_a_file_cut_short_is_not_found(tmp_path):
+    store = Store(tmp_path)
+    artifact, _ = store.build(build(write_hello))
+    (artifact.path / "hello.txt").write_text("hel")
+    assert store.find("pca", artifact.key) is None
+    rebuilt, made = store.build(build(write_hello))
+    assert made and rebuilt.digest == artifact.digest
+
+
+def test_the_same_bytes_have_the_same_digest_whatever_made_them(tmp_path):
+    store = Store(tmp_path)
+    one, _ = store.build(build(write_hello, num_components=1))
+    two, _ = store.build(build(write_hello, num_components=2))
+    assert one.key != two.key and one.digest == two.digest
+
+
+def _build_slowly(root, marks):
+    def fill(out):
+        with open(marks, "a") as handle:
+            handle.write("x")
+        time.sleep(0.5)
+        return write_hello(out)
+
+    Store(root).build(build(fill))
+
+
+def test_two_builders_do_the_work_once(tmp_path):
+    context = multiprocessing.get_context("fork")
+    builders = [context.Process(target=_build_slowly, args=(tmp_path, tmp_path / "marks")) for _ in range(2)]
+    for builder in builders:
+        builder.start()
+    for builder in builders:
+        builder.join()
+    assert (tmp_path / "marks").read_text() == "x"
+
+
+def test_the_lock_of_a_killed_builder_is_taken_over(tmp_path):
+    builder = multiprocessing.get_context("fork").Process(target=_build_slowly, args=(tmp_path, tmp_path / "marks"))
+    builder.start()
+    while not (tmp_path / "marks").exists():
+        time.sleep(0.01)
+    os.kill(builder.pid, signal.SIGKILL)
+    builder.join()
+    assert list(Store(tmp_path).artifacts()) == []
+    assert Store(tmp_path).build(build(write_hello))[1]
