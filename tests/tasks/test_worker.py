@@ -15,11 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from safetensors import safe_open
 
 from models.config import CaptionEncoderConfig, DecoderConfig, UNetConfig, UpsamplerConfig
 from tasks.config import DecoderStage, UpsamplerStage
 from tasks.context import Context
-from tasks.train import WORK, run
+from tasks.decoder import job
+from tasks.train import WORK, run, work
 from unclip.artifact import Artifact
 from unclip.data.shards import Sample, sample_key, write_shard
 from unclip.data.table import Embedded, TableInfo, write_part
@@ -102,17 +104,31 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def decoder(inputs: dict[str, tuple[Artifact, ...]], tmp_path: Path) -> Context:
     config = DecoderStage(network=NETWORK, train=train_config())
+    (tmp_path / "out").mkdir()
     return Context(stage="decoder", config=config, inputs=inputs, out=tmp_path / "out", seed=5)
 
 
 def published(ctx: Context) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in sorted(ctx.out.iterdir())}
+    return {path.name: path.read_bytes() for path in sorted(ctx.out.iterdir()) if path.name != WORK}
+
+
+def end_when_there(ctx: Context, tmp_path: Path, name: str, number: int) -> float:
+    """Builds in another process and signals that when the file has content; the seconds it then took to end."""
+    (tmp_path / "context.json").write_text(ctx.to_json())
+    parent = subprocess.Popen([sys.executable, "-c", BUILD, str(tmp_path / "context.json")], stderr=subprocess.DEVNULL)
+    while not ((ctx.out / name).exists() and (ctx.out / name).stat().st_size):
+        assert parent.poll() is None
+        time.sleep(0.001)
+    start = time.monotonic()
+    parent.send_signal(number)
+    parent.wait()
+    return time.monotonic() - start
 
 
 def test_a_decoder_trains_and_tells(decoder: Context) -> None:
     told: list[tuple[float, float]] = []
     metrics = run(replace(decoder, progress=lambda done, total, **figures: told.append((done, total))))
-    assert sorted(published(decoder)) == PUBLISHED
+    assert sorted(path.name for path in decoder.out.iterdir()) == PUBLISHED
     assert told[-1] == (30, 30)
     assert metrics["train_rows"] == 2 * ROWS - 6 and metrics["validation_rows"] == 6
     assert metrics["steps_per_s"] > 0 and 0 <= metrics["data_wait_fraction"] < 1
@@ -120,23 +136,24 @@ def test_a_decoder_trains_and_tells(decoder: Context) -> None:
 
 
 def test_sigkill_of_everything_then_again_equals_undisturbed(decoder: Context, tmp_path: Path) -> None:
-    run(decoder)
+    work(decoder)
     killed = replace(decoder, out=tmp_path / "killed")
-    (tmp_path / "context.json").write_text(killed.to_json())
-    parent = subprocess.Popen([sys.executable, "-c", BUILD, str(tmp_path / "context.json")])
-    checkpoint = killed.out / WORK / "checkpoint.safetensors"
-    while not checkpoint.exists():
-        assert parent.poll() is None
-        time.sleep(0.001)
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
+    end_when_there(killed, tmp_path, WORK + "/checkpoint.safetensors", signal.SIGKILL)
     run(killed)
     assert published(killed) == published(decoder)
 
 
-def test_pictures_are_those_of_their_keys(decoder: Context) -> None:
-    from tasks.decoder import job
+def test_ctrl_c_keeps_the_steps_done(decoder: Context, tmp_path: Path) -> None:
+    config = replace(decoder.config, train=train_config(num_steps=10**6, checkpoint_every=10**6))
+    endless = replace(decoder, config=config)
+    seconds = end_when_there(endless, tmp_path, "curve.jsonl", signal.SIGINT)
+    assert seconds < 5
+    assert "stopped at step" in (endless.out / WORK / "log.txt").read_text()
+    with safe_open(endless.out / WORK / "checkpoint.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["state"])["step"] >= 1
 
+
+def test_pictures_are_those_of_their_keys(decoder: Context) -> None:
     made = job(decoder)
     indices = np.array([0, 41, 23, 7])
     rows = [int(key[-5:]) for key in made.keys(indices)]
@@ -147,13 +164,13 @@ def test_pictures_are_those_of_their_keys(decoder: Context) -> None:
 def test_an_embedding_of_another_row_is_refused(decoder: Context, tmp_path: Path) -> None:
     swapped = replace(decoder, inputs={**decoder.inputs, "embed": decoder.inputs["embed"][::-1]})
     with pytest.raises(ValueError, match="row 0 is not 00000000001"):
-        run(swapped)
+        job(swapped)
 
 
 def test_a_shard_of_other_keys_is_refused(decoder: Context) -> None:
     swapped = replace(decoder, inputs={**decoder.inputs, "shards": decoder.inputs["shards"][::-1]})
     with pytest.raises(ValueError, match="has no sample 00000000001"):
-        run(swapped)
+        job(swapped)
 
 
 def test_a_bad_step_stops_with_stage_and_step(decoder: Context) -> None:
@@ -167,5 +184,5 @@ def test_an_upsampler_trains(decoder: Context, stage: str) -> None:
     network = UpsamplerConfig(low_px=8, high_px=16, crop_fraction=1.0, unet=UNET, num_steps=50)
     config = UpsamplerStage(network=network, train=train_config(num_steps=4))
     ctx = replace(decoder, stage=stage, config=config)
-    run(ctx)
+    work(ctx)
     assert sorted(published(ctx)) == PUBLISHED
