@@ -39,7 +39,7 @@ def components(record: PipelineRecord) -> str:
     errors = found["lost_variance"]
     points: tuple[Point, ...] = tuple((float(k), 100 * float(e)) for k, e in enumerate(errors, start=1))
     kept = found["num_components"]
-    chart = line_chart("variance lost, %", [Series(name="lost", points=points)], "components")
+    chart = line_chart("variance lost, %", [Series(name="lost", points=points)], "components", log_y=True)
     lost = 100 * float(errors[kept - 1])
     lead = f"{kept} of {len(errors)} components are kept; {lost:.2g} % of the variance is lost."
     return section("pca", "Principal components of image embeddings", lead, element("div", chart, "charts"))

@@ -1,0 +1,104 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+
+from unclip.artifact import Artifact
+from unclip.recipe import Recipe
+from unclip.report.grid import sample_grid
+from unclip.report.page import build_page
+from unclip.report.record import PipelineRecord
+from unclip.store import Build, Store
+
+FIGURES = {"single_accuracy": 0.5, "clip_score": 0.31, "frechet_clip": 0.2}
+EVALUATION = {
+    "num_captions": 1,
+    "num_reference": 9,
+    "targets": {"single_accuracy": 0.7},
+    "conditionings": {
+        "real": FIGURES,
+        "prior_diffusion": FIGURES,
+        "prior_linear": FIGURES | {"single_accuracy": 0.625, "frechet_clip": 0.1},
+        "chance": {"single_accuracy": 0.03125},
+    },
+    "priors": {"prior_linear": {"cosine": 0.75, "median_rank": 2.0}},
+}
+
+
+def publish(root: Path, kind: str, files: dict[str, str], metrics: dict[str, Any] | None = None) -> Artifact:
+    def fill(out: Path) -> dict[str, Any]:
+        for name, text in files.items():
+            (out / name).write_text(text)
+        if kind == "evaluate":
+            Image.new("RGB", (8, 8), (255, 0, 0)).save(out / "real.png")
+        if kind == "source":
+            pq.write_table(pa.table({"status": ["ok", "ok", "HTTP 404"]}), out / "rows.parquet")
+        return metrics or {}
+
+    recipe = Recipe(stage=kind, config={}, inputs={}, code=json.dumps(files), seed=0)
+    return Store(root).build(Build(kind=kind, recipe=recipe, fill=fill))[0]
+
+
+def evaluation(root: Path, record: dict[str, Any]) -> Artifact:
+    samples = [{"key": "0", "caption": "a <red> square & more", "images": {"real": "real.png"}}]
+    return publish(root, "evaluate", {"metrics.json": json.dumps(record), "samples.json": json.dumps(samples)})
+
+
+def page_of(root: Path, record: dict[str, Any]) -> str:
+    return build_page("emoji", PipelineRecord({"evaluate": (evaluation(root, record),)}))
+
+
+def test_the_page_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
+    page = page_of(tmp_path, EVALUATION)
+    assert "data:image/png;base64," in page
+    assert not any(word in page for word in ("http:", "https:", "<script", "<link", "url("))
+
+
+def test_captions_are_escaped(tmp_path: Path) -> None:
+    page = page_of(tmp_path, EVALUATION)
+    assert "a &lt;red&gt; square &amp; more" in page
+    assert "<red>" not in page
+
+
+def test_the_best_of_what_was_made_stands_out(tmp_path: Path) -> None:
+    page = page_of(tmp_path, EVALUATION)
+    assert '<td class="num best">62 %</td>' in page
+    assert '<td class="num best">0.100</td>' in page  # of two distances the lower one
+    assert '<td class="num faint">50 %</td>' in page  # the real picture competes with nothing
+
+
+def test_a_missed_target_says_so(tmp_path: Path) -> None:
+    assert "✗ target 70 %" in page_of(tmp_path, EVALUATION)
+    easier = EVALUATION | {"targets": {"single_accuracy": 0.4}}
+    assert "✓ target 40 %" in page_of(tmp_path / "easier", easier)
+
+
+def test_a_pipeline_without_attributes_has_no_such_columns(tmp_path: Path) -> None:
+    plain = {name: {"clip_score": 0.25} for name in ("real", "prior_diffusion")}
+    page = page_of(tmp_path, EVALUATION | {"targets": {}, "conditionings": plain})
+    assert "CLIP score" in page
+    assert "colour" not in page
+
+
+def test_the_fate_of_rows_is_summed_over_shards(tmp_path: Path) -> None:
+    shards = tuple(publish(tmp_path, "source", {"n.txt": str(n)}) for n in range(3))
+    page = build_page("emoji", PipelineRecord({"shards": shards}))
+    assert '<td>HTTP 404</td><td class="num">3</td><td class="num">33.3 %</td>' in page
+    assert f"{shards[0].digest[:12]} +2" in page
+
+
+def test_zero_shot_accuracies_come_from_clip(tmp_path: Path) -> None:
+    clip = publish(tmp_path, "clip", {"clip.json": "{}"}, {"zero_shot": {"color": 0.987}})
+    assert "98.7 %" in build_page("emoji", PipelineRecord({"clip": (clip,)}))
+
+
+def test_a_grid_holds_each_picture_where_it_belongs() -> None:
+    red, blue = (np.full((2, 8, 8, 3), color, np.uint8) for color in ((255, 0, 0), (0, 0, 255)))
+    sheet = np.asarray(sample_grid({"real": red, "made": blue}, ["one", "two"]))
+    share = [(sheet == color).all(axis=-1).sum() for color in ((255, 0, 0), (0, 0, 255))]
+    assert share == [2 * 96 * 96, 2 * 96 * 96]
+    assert (sheet[60, -60] == (0, 0, 255)).all()
