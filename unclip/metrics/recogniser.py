@@ -22,7 +22,6 @@ MIN_SIDE_PX = 48
 BORDER_PX = 3  # the frame that the background is estimated from
 MIN_AREA = 0.22  # of the square around a difficulty's smallest object; smaller blobs are specks
 MIN_SHARE = 0.06  # of the largest blob; smaller ones are specks
-SMOOTH_PX = 0.4  # standard deviation of the blur before pixels are given to colours
 MIN_STRENGTH = 0.65  # of a colour that an object must have; paler blobs are stains of the background
 RIM_PX = 4  # a soft edge between two colours can look like a third; this wide around a larger blob it is no object
 GRID = 24  # side of a template
@@ -154,10 +153,9 @@ def find_objects(picture: Floats, words: Words) -> tuple[Seen, ...]:
     ground = np.median(hues[_frame(picture)], axis=0)
     palette = without_brightness(np.array([COLORS[name] for name in words.colors], np.float32)) - ground
     tint = hues - ground
-    smooth = ndimage.gaussian_filter(tint, (SMOOTH_PX, SMOOTH_PX, 0))  # worms of the generator melt into what is around
     least_px = MIN_AREA * (words.pair_px["small"][0] * WORK_PX) ** 2
     seen = []
-    for color, mask in _blobs(_label(smooth, palette), len(words.colors), least_px):
+    for color, mask in _blobs(_label(tint, palette), len(words.colors), least_px):
         if float(np.median(tint[mask] @ palette[color])) < MIN_STRENGTH * float(palette[color] @ palette[color]):
             continue
         alpha = _measure(tint, mask)
