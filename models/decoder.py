@@ -15,8 +15,12 @@ from models.config import DecoderConfig
 from models.diffusion import draw_noise, draw_timesteps, hybrid_loss, q_sample
 from models.guidance import Network, guided
 from models.samplers import Denoiser, ddim, ddim_invert, ddpm, eps_denoiser
-from models.schedule import named_schedule, respaced
+from models.schedule import Schedule, named_schedule, respaced, truncated
 from models.unet import Context, UNet
+
+# The latent xT is taken where this much of the picture's power is left. Above it, x0 follows from the difference of
+# xT and its predicted noise divided by almost nothing (5e-5 at t = 999), and no inversion comes back.
+LATENT_MIN_SIGNAL = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,9 +128,20 @@ class Decoder(nn.Module):
         return ddpm(denoiser, noise, chain, generator).clamp(-1, 1)
 
     @torch.no_grad()
-    def decode(self, xt: Tensor, zi: Tensor, tokens: Tensor, num_steps: int = 100, **drops: Tensor | None) -> Tensor:
-        """Pictures from the bipartite latent (zi, xT) by DDIM at eta 0, unclamped: what `invert` undoes (§3)."""
-        return ddim(self._unclamped(zi, tokens, drops), xt, respaced(self.schedule, num_steps))
+    def decode(
+        self,
+        xt: Tensor,
+        zi: Tensor,
+        tokens: Tensor,
+        num_steps: int = 100,
+        *,
+        eta: float = 0.0,
+        generator: torch.Generator | None = None,
+        **drops: Tensor | None,
+    ) -> Tensor:
+        """Pictures from the bipartite latent (zi, xT) by DDIM, unclamped; at eta 0 what `invert` undoes (§3)."""
+        _require_sampler("ddim", eta)
+        return ddim(self._unclamped(zi, tokens, drops), xt, self._latent_chain(num_steps), generator, eta=eta)
 
     @torch.no_grad()
     def invert(
@@ -135,12 +150,15 @@ class Decoder(nn.Module):
         zi: Tensor,
         tokens: Tensor,
         num_steps: int = 100,
-        num_refinements: int = 0,
+        num_refinements: int = 1,
         **drops: Tensor | None,
     ) -> Tensor:
         """The latent xT of pictures under their own embedding, by DDIM inversion on the chain `decode` walks (§3)."""
-        chain = respaced(self.schedule, num_steps)
+        chain = self._latent_chain(num_steps)
         return ddim_invert(self._unclamped(zi, tokens, drops), x0, chain, num_refinements=num_refinements)
+
+    def _latent_chain(self, num_steps: int) -> Schedule:
+        return respaced(truncated(self.schedule, LATENT_MIN_SIGNAL), num_steps)
 
     def _unclamped(self, zi: Tensor, tokens: Tensor, drops: dict[str, Any]) -> Denoiser:
         return eps_denoiser(self._network(self.condition(zi, tokens, **drops)), self.schedule, clamp=False)

@@ -4,12 +4,14 @@ B batch, h side of the low-resolution picture. Images are float32 (B, 3, h, h) i
 each sample on its own, from the generator alone.
 """
 
+import io
 import math
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision.io
+from PIL import Image
 from torch import Tensor
 
 from models.diffusion import draw_noise
@@ -105,12 +107,16 @@ def _random_noise(images: Tensor, generator: torch.Generator, max_std: float) ->
 def _random_jpeg(images: Tensor, generator: torch.Generator, min_quality: int) -> Tensor:
     """Through a JPEG in memory of a quality drawn from `min_quality` to 95 for each sample."""
     qualities = torch.randint(min_quality, 96, (len(images),), generator=generator, device=generator.device).tolist()
-    pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
-    decoded = [
-        torchvision.io.decode_jpeg(torchvision.io.encode_jpeg(image, quality))
-        for image, quality in zip(pixels, qualities, strict=True)
-    ]
-    return torch.stack(decoded).to(images.device).float() / 127.5 - 1
+    pixels = ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    decoded = np.stack([_through_jpeg(image, quality) for image, quality in zip(pixels, qualities, strict=True)])
+    return torch.from_numpy(decoded).permute(0, 3, 1, 2).to(images.device).float() / 127.5 - 1
+
+
+def _through_jpeg(pixels: np.ndarray, quality: int) -> np.ndarray:
+    """uint8 (h, h, 3) encoded and decoded again."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=quality)
+    return np.asarray(Image.open(buffer))
 
 
 def _random_resampling(image: Tensor, generator: torch.Generator) -> Tensor:

@@ -35,7 +35,7 @@ def variations(
     decoder: Decoder, xt: Tensor, zi: Tensor, tokens: Tensor, generator: torch.Generator, *, eta: float, num_steps: int
 ) -> Tensor:
     """Pictures that share a latent's content: DDIM with eta > 0 from (zi, xT) (§3.1)."""
-    return decoder.sample(zi, tokens, generator, sampler="ddim", eta=eta, num_steps=num_steps, noise=xt)
+    return decoder.decode(xt, zi, tokens, num_steps, eta=eta, generator=generator)
 
 
 def interpolate(

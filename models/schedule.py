@@ -63,7 +63,7 @@ class Schedule:
 
 def cosine_schedule(num_steps: int) -> Schedule:
     """Signal power that falls as a squared cosine, s = 0.008, beta at most 0.999 (Nichol & Dhariwal 2021, eq. 17)."""
-    time = torch.arange(num_steps + 1, dtype=torch.float64) / num_steps
+    time = torch.arange(num_steps + 1, dtype=torch.float64, device="cpu") / num_steps
     signal = torch.cos((time + 0.008) / 1.008 * math.pi / 2) ** 2
     return from_betas(1 - signal[1:] / signal[:-1])
 
@@ -71,12 +71,12 @@ def cosine_schedule(num_steps: int) -> Schedule:
 def linear_schedule(num_steps: int) -> Schedule:
     """Variances that rise linearly from 1e-4 to 0.02 at 1,000 steps, scaled for other counts (Ho et al. 2020, §4)."""
     scale = 1000 / num_steps
-    return from_betas(torch.linspace(1e-4 * scale, 0.02 * scale, num_steps, dtype=torch.float64))
+    return from_betas(torch.linspace(1e-4 * scale, 0.02 * scale, num_steps, dtype=torch.float64, device="cpu"))
 
 
 def from_betas(betas: Tensor) -> Schedule:
     """The chain of given float64 variances, each capped at 0.999."""
-    return Schedule(torch.cumprod(1 - betas.clamp(max=MAX_BETA), dim=0), torch.arange(len(betas)))
+    return Schedule(torch.cumprod(1 - betas.clamp(max=MAX_BETA), dim=0), torch.arange(len(betas), device="cpu"))
 
 
 SCHEDULES = {"cosine": cosine_schedule, "linear": linear_schedule}
@@ -92,6 +92,12 @@ def named_schedule(name: str, num_steps: int) -> Schedule:
     return SCHEDULES[name](num_steps)
 
 
+def truncated(schedule: Schedule, min_signal: float) -> Schedule:
+    """The levels of a chain that keep at least `min_signal` of the signal's power."""
+    kept = schedule.alpha_bar >= min_signal
+    return Schedule(schedule.alpha_bar[kept], schedule.timesteps[kept])
+
+
 def respaced(schedule: Schedule, num_steps: int) -> Schedule:
     """The sub-chain of exactly `num_steps` levels, evenly strided from 0 to T - 1, both included (ADM).
 
@@ -101,6 +107,6 @@ def respaced(schedule: Schedule, num_steps: int) -> Schedule:
     total = schedule.num_steps
     if not 1 <= num_steps <= total:
         raise ValueError(f"num_steps must be from 1 to {total}, got {num_steps}")
-    from_noisiest = torch.linspace(total - 1, 0, num_steps, dtype=torch.float64).round().long()
+    from_noisiest = torch.linspace(total - 1, 0, num_steps, dtype=torch.float64, device="cpu").round().long()
     chosen = from_noisiest.flip(0)
     return Schedule(schedule.alpha_bar[chosen], schedule.timesteps[chosen])

@@ -1,0 +1,113 @@
+"""Attention, the caption encoder and residual blocks, against torch's own and by property."""
+
+import pytest
+import torch
+from torch import nn
+
+from models.blocks import (
+    CaptionEncoder,
+    KVCache,
+    ResBlock,
+    SelfAttention,
+    TransformerBlock,
+    attend,
+    timestep_embedding,
+    token_mask,
+)
+from models.config import CaptionEncoderConfig
+
+TOKENS = torch.tensor([[48, 3, 7, 49, 0, 0], [48, 3, 7, 5, 6, 49]])
+
+
+def random(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def encoder():
+    torch.manual_seed(0)
+    return CaptionEncoder(CaptionEncoderConfig(width=16, depth=2, heads=2), vocab_size=50, context=6)
+
+
+def test_self_attention_equals_torch():
+    ours, theirs, x = SelfAttention(16, 4), nn.MultiheadAttention(16, 4, batch_first=True), random(2, 6, 16)
+    theirs.load_state_dict(
+        {
+            "in_proj_weight": ours.qkv.weight,
+            "in_proj_bias": ours.qkv.bias,
+            "out_proj.weight": ours.out.weight,
+            "out_proj.bias": ours.out.bias,
+        }
+    )
+    mask = token_mask(TOKENS)
+    expected, _ = theirs(x, x, x, key_padding_mask=~mask)
+    torch.testing.assert_close(ours(x, mask), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_attention_written_out_equals_the_fused_one():
+    q, k, v = (random(2, 2, 6, 8, seed=i).bfloat16() for i in range(3))
+    mask = token_mask(TOKENS)[:, None, None]
+    fused = nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
+    torch.testing.assert_close(attend(q.requires_grad_(), k, v, mask).float(), fused, atol=0.03, rtol=0.03)
+
+
+@pytest.mark.parametrize("chunks", [[6], [1] * 6, [3, 1, 2]])
+def test_cached_equals_uncached(chunks):
+    block, x, cache = TransformerBlock(16, 2, context_width=8).eval(), random(2, 6, 16), KVCache(6)
+    context = block.cross.keys_values(random(2, 5, 8))
+    pieces = [block(piece, causal=True, cache=cache, context=context) for piece in x.split(chunks, dim=1)]
+    torch.testing.assert_close(torch.cat(pieces, 1), block(x, causal=True, context=context), atol=1e-5, rtol=1e-5)
+
+
+def test_a_causal_block_does_not_see_the_future():
+    block, x = TransformerBlock(16, 2).eval(), random(1, 6, 16)
+    changed = x.clone()
+    changed[:, 4:] += random(1, 2, 16, seed=1)
+    torch.testing.assert_close(block(x, causal=True)[:, :4], block(changed, causal=True)[:, :4])
+    assert not torch.allclose(block(x)[:, :4], block(changed)[:, :4])
+
+
+def test_the_end_token_is_real_and_padding_is_not():
+    assert token_mask(TOKENS).sum(1).tolist() == [4, 6]
+
+
+def test_padding_does_not_change_a_caption():
+    model = encoder()
+    padded, _ = model(TOKENS[:1])
+    bare, _ = model(TOKENS[:1, :4])
+    torch.testing.assert_close(padded[:, :4], bare, atol=1e-5, rtol=1e-5)
+
+
+def test_hidden_states_are_those_after_the_final_norm():
+    hidden, _ = encoder()(TOKENS)
+    torch.testing.assert_close(hidden.mean(-1), torch.zeros(2, 6), atol=1e-5, rtol=0)
+    torch.testing.assert_close(hidden.var(-1, correction=0), torch.ones(2, 6), atol=1e-3, rtol=0)
+
+
+def test_a_dropped_caption_tells_nothing_of_its_tokens():
+    hidden, mask = encoder()(TOKENS, torch.tensor([True, True]))
+    assert mask.tolist() == [[True, *[False] * 5]] * 2
+    assert float(hidden.detach().abs().max()) == 0
+
+
+def test_a_residual_block_starts_as_its_skip():
+    block, x = ResBlock(8, 8, 16), random(2, 8, 4, 4)
+    torch.testing.assert_close(block(x, random(2, 16)), x)
+    assert block(x, random(2, 16), "up").shape == (2, 8, 8, 8)
+    assert block(x, random(2, 16), "down").shape == (2, 8, 2, 2)
+
+
+def test_the_timestep_scales_and_shifts_a_residual_block():
+    block, x = ResBlock(8, 8, 16), random(2, 8, 4, 4)
+    nn.init.normal_(block.conv_out.weight)
+    assert not torch.allclose(block(x, torch.zeros(2, 16)), block(x, torch.ones(2, 16)))
+
+
+def test_timestep_embeddings_differ_from_step_to_step():
+    embedded = timestep_embedding(torch.arange(1000), 64)
+    assert embedded.shape == (1000, 64)
+    assert float((embedded[1:] - embedded[:-1]).norm(dim=1).min()) > 0.5
+
+
+def test_heads_that_do_not_divide_the_width_are_refused():
+    with pytest.raises(ValueError, match="heads must divide width 16, got 3"):
+        SelfAttention(16, 3)

@@ -1,0 +1,149 @@
+"""Upsamplers and the degradations they learn to undo."""
+
+import pytest
+import torch
+
+from models.config import UNetConfig, UpsamplerConfig
+from models.degrade import blur, bsr_full, bsr_light, convolve, degrade, gaussian_kernels, resize, to_grid
+from models.unet import MapAttention
+from models.upsampler import Upsampler, random_crop
+
+CONFIG = UpsamplerConfig(low_px=8, high_px=16, unet=UNetConfig(channels=8, depth=1, head_channels=8), num_steps=100)
+
+
+def pictures(count, px, seed=0):
+    coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return resize(coarse, px)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def upsampler(**settings):
+    torch.manual_seed(0)
+    return Upsampler(UpsamplerConfig(**{**vars(CONFIG), **settings})).eval()
+
+
+def test_a_quarter_crop_is_half_the_side():
+    assert upsampler().crop_px == 8
+    assert upsampler(crop_fraction=1.0).crop_px == 16
+
+
+def test_low_resolution_and_target_crops_are_in_register():
+    x0, resized_low = upsampler(blur_prob=0.0).training_pair(pictures(16, 16), seeded())
+    assert x0.shape == resized_low.shape == (16, 3, 8, 8)
+    aligned = (x0 - resized_low).abs().mean()
+    assert float(aligned) < 0.3 * float((x0 - resized_low.roll(1, 0)).abs().mean())
+    assert float(aligned) < 0.5 * float((x0[..., 2:] - resized_low[..., :-2]).abs().mean())
+
+
+def test_every_sample_is_cropped_at_an_offset_of_its_own():
+    grid = torch.arange(256.0).reshape(1, 1, 16, 16).expand(64, -1, -1, -1)
+    crops = random_crop(grid, 8, seeded())
+    assert len(crops[:, 0, 0, 0].unique()) > 20
+    assert float(crops.min()) == 0 or float(crops.max()) == 255
+
+
+def test_a_model_of_crops_runs_at_full_size():
+    model = upsampler().train()
+    model.loss(pictures(2, 16), seeded())[0].backward()
+    assert not [module for module in model.modules() if isinstance(module, MapAttention)]
+    assert model.sample(pictures(2, 8), seeded(), num_steps=2).shape == (2, 3, 16, 16)
+    assert model.sample(pictures(2, 12), seeded(), num_steps=2).shape == (2, 3, 24, 24)
+
+
+@pytest.mark.parametrize(("low_px", "high_px"), [(32, 48), (48, 64), (8, 32)])
+def test_any_ratio_is_possible(low_px, high_px):
+    model = upsampler(low_px=low_px, high_px=high_px)
+    assert model.sample(pictures(1, low_px), seeded(), num_steps=1).shape == (1, 3, high_px, high_px)
+
+
+def test_the_loss_draws_from_its_generator_alone():
+    model = upsampler(degradation="bsr_full")
+    torch.nn.init.normal_(model.unet.conv_out.weight, std=0.1)
+    first = model.loss(pictures(2, 16), seeded(3))[0]
+    torch.manual_seed(99)
+    assert torch.equal(model.loss(pictures(2, 16), seeded(3))[0], first)
+    assert not torch.equal(model.loss(pictures(2, 16), seeded(4))[0], first)
+
+
+def test_samples_of_one_seed_are_equal_and_within_range():
+    model = upsampler()
+    first, again = (model.sample(pictures(2, 8), seeded(1), num_steps=3) for _ in range(2))
+    assert torch.equal(first, again) and float(first.abs().max()) <= 1
+
+
+def test_every_sample_tosses_its_own_blur_coin():
+    images = torch.rand(400, 3, 8, 8, generator=seeded()) * 2 - 1
+    changed = (blur(images, 0.5, seeded(1)) != images).flatten(1).any(1).float()
+    assert float(changed.mean()) == pytest.approx(0.5, abs=0.08)
+    assert torch.equal(blur(images, 0.0, seeded(1)), images)
+
+
+def test_the_blur_is_a_gaussian_of_kernel_three_and_sigma_point_six():
+    impulse = torch.zeros(1, 3, 7, 7)
+    impulse[..., 3, 3] = 1
+    row = blur(impulse, 1.0, seeded())[0, 0].sum(0)
+    side = torch.exp(torch.tensor(-1 / (2 * 0.6**2)))
+    torch.testing.assert_close(row, torch.tensor([0, 0, side, 1, side, 0, 0]) / (1 + 2 * side), atol=1e-6, rtol=0)
+
+
+def test_kernels_sum_to_one_and_turn():
+    kernels = gaussian_kernels(torch.tensor([[3.0, 0.5]] * 2), torch.tensor([0.0, torch.pi / 2]), 5)
+    torch.testing.assert_close(kernels.sum((1, 2)), torch.ones(2))
+    torch.testing.assert_close(kernels[0], kernels[1].T, atol=1e-5, rtol=0)
+    flat = torch.full((2, 3, 6, 6), 0.4)
+    torch.testing.assert_close(convolve(flat, kernels), flat)
+
+
+@pytest.mark.parametrize("kind", ["blur", "bsr_light", "bsr_full"])
+def test_degraded_pictures_lie_on_the_eight_bit_grid(kind):
+    levels = (degrade(pictures(4, 16), kind, seeded(), blur_prob=0.5) + 1) * 127.5
+    torch.testing.assert_close(levels, levels.round(), atol=1e-3, rtol=0)
+    assert float(levels.min()) >= -1e-3 and float(levels.max()) <= 255 + 1e-3
+
+
+def test_full_bsr_is_stronger_than_light():
+    images = pictures(32, 16)
+    light, full = ((bsr(images, seeded(2)) - images).square().mean() for bsr in (bsr_light, bsr_full))
+    assert 0 < float(light) < 0.5 * float(full)
+
+
+def test_downsampling_is_antialiased():
+    stripes = torch.ones(1, 3, 16, 16)
+    stripes[..., ::2] = -1
+    assert float(resize(stripes, 8)[..., 2:-2].abs().max()) < 0.2
+
+
+def test_the_grid_has_256_values_and_keeps_its_own():
+    grid = torch.arange(256) / 127.5 - 1
+    torch.testing.assert_close(to_grid(grid), grid)
+    assert len(to_grid(torch.linspace(-1.2, 1.2, 5000)).unique()) == 256
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"unet": UNetConfig(attention_px=(16,))}, r"unet.attention_px must be empty, got \(16,\)"),
+        ({"high_px": 8}, "high_px must be > low_px 8, got 8"),
+        ({"degradation": "nearest"}, "degradation must be one of blur, bsr_light, bsr_full, got 'nearest'"),
+        ({"crop_fraction": 0.0}, r"crop_fraction must be in \(0, 1\], got 0.0"),
+    ],
+)
+def test_impossible_upsamplers_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        UpsamplerConfig(**{**vars(CONFIG), **settings})
+
+
+@pytest.mark.parametrize(
+    ("sizes", "unet", "billions"),
+    [
+        ((64, 256), UNetConfig(channels=320, multiples=(1, 2, 3, 4), depth=3), 0.7),
+        ((256, 1024), UNetConfig(channels=192, multiples=(1, 1, 2, 2, 4, 4), depth=2), 0.3),
+    ],
+)
+def test_the_paper_sizes_build_on_the_meta_device(sizes, unet, billions):
+    with torch.device("meta"):
+        model = Upsampler(UpsamplerConfig(low_px=sizes[0], high_px=sizes[1], unet=unet))
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(billions * 1e9, rel=0.1)
