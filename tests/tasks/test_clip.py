@@ -1,0 +1,137 @@
+"""Facts about the stage `clip`."""
+
+import io
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from models.clip import Clip, ClipSpec
+from models.config import ClipConfig, TextConfig, VisionConfig
+from tasks import clip as stage
+from tasks import train
+from tasks.clip_batches import GROUP, HardBatches
+from tasks.config import ClipStage
+from tasks.context import Context
+from tasks.loading import load_clip
+from unclip.artifact import Artifact
+from unclip.data.config import ShapesConfig
+from unclip.data.shapes import draw_picture
+from unclip.data.shards import Sample, sample_key, write_shard
+from unclip.training.config import TrainConfig
+
+torch.set_num_threads(1)
+NETWORK = ClipConfig(
+    embed_dim=8,
+    vision=VisionConfig(image_px=16, patch_px=8, width=16, layers=1, head_width=8),
+    text=TextConfig(context=24, width=16, heads=2, layers=1),
+)
+TRAIN = TrainConfig(num_steps=4, batch_size=16, learning_rate=1e-3, precision="fp32")
+ROWS = 60
+
+
+@pytest.fixture(autouse=True)
+def one_thread(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+
+
+def png(pixels):
+    out = io.BytesIO()
+    Image.fromarray(pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("inputs")
+    drawn = [draw_picture(ShapesConfig(num_samples=ROWS), 0, row) for row in range(ROWS)]
+    keys = [sample_key(0, row) for row in range(ROWS)]
+    samples = [
+        Sample(key=key, image=png(one.pixels), extension="png", caption=one.caption, sample_id=bytes(16), meta=one.meta)
+        for key, one in zip(keys, drawn, strict=True)
+    ]
+    write_shard(folder / "shard.tar", samples)
+    splits = ["validation" if row % 3 == 0 else "train" for row in range(ROWS)]
+    table = pa.table({"key": keys, "shard": pa.array([0] * ROWS, pa.int32()), "split": splits})
+    pq.write_table(table, folder / "kept.parquet")
+    artifact = Artifact("any", "k", folder, "d")
+    return {"shards": (artifact,), "filter": (artifact,)}
+
+
+def context(inputs, out, config):
+    out.mkdir(exist_ok=True)
+    return Context(stage="clip", config=config, inputs=inputs, out=out, seed=0)
+
+
+def test_a_trained_clip_is_loaded_as_it_was_scored(inputs, tmp_path):
+    config = ClipStage(network=NETWORK, train=TRAIN, min_zero_shot=0.0)
+    metrics = train.work(context(inputs, tmp_path / "out", config))
+    clip = load_clip(Artifact("clip", "k", tmp_path / "out", "d"))
+    assert {"zero_shot_shape", "zero_shot_color", "recall_at_1", "vocab_size"} <= set(metrics)
+    assert clip.vocab_size == metrics["vocab_size"] < 60 and not clip.training
+    held = stage.Rows(context(inputs, tmp_path / "again", config), "validation", 16)
+    assert stage.validate(clip, held)["loss"] == pytest.approx(metrics["loss"])
+
+
+def test_a_clip_that_sees_nothing_is_refused(inputs, tmp_path):
+    config = ClipStage(network=NETWORK, train=TRAIN, min_zero_shot=0.999)
+    with pytest.raises(ValueError, match=r"zero-shot accuracy on \w+ is 0\.\d+, clip\.min_zero_shot is 0\.999"):
+        train.work(context(inputs, tmp_path / "out", config))
+
+
+@pytest.fixture
+def tiny_model(monkeypatch, tmp_path):
+    """A model of open_clip's, tiny, and a weights file of it."""
+    import open_clip
+
+    cfg = ClipSpec.from_config(NETWORK, range(300)).model_cfg
+    cfg["text_cfg"]["vocab_size"] = 49408
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "tiny.json").write_text(json.dumps(cfg))
+    before = dict(open_clip.factory._MODEL_CONFIGS)
+    open_clip.add_model_config(tmp_path / "models")
+    clip = Clip(ClipSpec.from_name("tiny"))
+    save_file({name: value.contiguous().clone() for name, value in clip.network.state_dict().items()},
+              tmp_path / "tiny.safetensors")  # fmt: skip
+    yield clip, tmp_path / "tiny.safetensors"
+    open_clip.factory._MODEL_CONFIGS.clear()
+    open_clip.factory._MODEL_CONFIGS.update(before)
+
+
+def test_named_weights_are_loaded_and_written_again(inputs, tmp_path, tiny_model):
+    clip, weights = tiny_model
+    out = tmp_path / "out"
+    stage.build(context(inputs, out, ClipStage(pretrained=f"tiny:{weights}", min_zero_shot=0.0)))
+    loaded = load_clip(Artifact("clip", "k", out, "d"))
+    images = torch.randint(0, 256, (2, 20, 20, 3), dtype=torch.uint8)
+    assert torch.allclose(loaded.encode_image(images), clip.eval().encode_image(images), atol=1e-5)
+    assert sorted(path.name for path in out.iterdir()) == ["clip.json", "weights.safetensors"]
+
+
+def test_weights_that_are_not_there_or_pickled_are_refused(tmp_path, tiny_model):
+    with pytest.raises(ValueError, match="neither a file nor weights of 'tiny', which has: none"):
+        stage.load_pretrained("tiny:nowhere")
+    (tmp_path / "tiny.pt").write_bytes(b"pickle")
+    with pytest.raises(ValueError, match="must be safetensors"):
+        stage.load_pretrained(f"tiny:{tmp_path / 'tiny.pt'}")
+
+
+def test_half_a_batch_is_groups_of_one_colour_and_the_rest_is_left_alone():
+    metas = [{"objects": [{"color": "red" if row % 2 else "blue"}]} for row in range(200)]
+    indices = np.random.default_rng(0).permutation(200)[:64]
+    order = HardBatches(metas)
+    rows = order.rows(indices)
+    assert (rows[32:] == indices[32:]).all() and (rows == order.rows(indices)).all()
+    for start in range(0, 32, GROUP):
+        group = rows[start : start + GROUP]
+        assert len(set(group % 2)) == 1 and len(set(group)) == GROUP
+
+
+def test_pictures_without_objects_are_taken_as_they_come():
+    indices = np.arange(40)
+    assert (HardBatches([{}] * 40).rows(indices) == indices).all()
