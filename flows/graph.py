@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.config import Pipeline, load_pipeline
 from unclip.artifact import Artifact
-from unclip.data.plan_source import shard_recipes
+from unclip.data.source_plan import shard_recipes
 from unclip.recipe import Recipe, code_digest, recipe_config
 from unclip.store import Store
 

@@ -1,0 +1,1 @@
+"""The data team's verbs: embed, search, inspect."""
