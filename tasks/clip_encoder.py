@@ -1,0 +1,63 @@
+"""A frozen CLIP in the shape that the embedding table wants: arrays in, arrays out, and digests of what it is."""
+
+import json
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import numpy as np
+import open_clip
+import torch
+
+from models.clip import Clip
+from unclip.data.embed import Encoder, text_digest
+from unclip.data.images import Pixels
+from unclip.data.source_plan import file_digest
+from unclip.data.table import Floats, Tokens
+
+
+class ClipEncoder:
+    """`unclip.data.embed.Encoder` over a Clip."""
+
+    def __init__(self, clip: Clip, weights_digest: str, precision: str = "fp32", device: str = "cpu") -> None:
+        spec = clip.spec
+        self.clip, self.device, self.compute_type = clip, torch.device(device), precision
+        self.name, self.weights_digest = spec.name, weights_digest
+        self.context, self.dimension = spec.context, spec.embed_dim
+        self.image_px, self.interpolation = spec.image_px, spec.interpolation
+        shown = {"px": spec.image_px, "mean": spec.mean, "std": spec.std, "interpolation": spec.interpolation}
+        self.preprocessing_digest = text_digest(json.dumps({"backend": "pillow", **shown}, sort_keys=True))
+        self.tokenizer = f"clip byte pairs {text_digest(json.dumps(spec.vocabulary))}"
+        self.versions = {"torch": torch.__version__, "open_clip": open_clip.__version__}
+
+    def tokenize(self, captions: Sequence[str]) -> Tokens:
+        """Token ids (B, L) int32."""
+        tokens: Tokens = self.clip.tokenize(captions).numpy()
+        return tokens
+
+    @torch.inference_mode()
+    def encode_image(self, pixels: Pixels) -> Floats:
+        """Raw embeddings (B, D) of uint8 (B, P, P, 3)."""
+        with self._autocast():
+            return as_floats(self.clip.encode_image(torch.from_numpy(pixels).to(self.device)))
+
+    @torch.inference_mode()
+    def encode_text(self, tokens: Tokens) -> Floats:
+        """Raw embeddings (B, D) of tokens (B, L)."""
+        with self._autocast():
+            return as_floats(self.clip.encode_text(torch.from_numpy(tokens).to(self.device).long()))
+
+    def _autocast(self) -> AbstractContextManager[None]:
+        if self.compute_type == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def as_floats(embeddings: torch.Tensor) -> Floats:
+    """A tensor as a float32 array in memory."""
+    return np.asarray(embeddings.float().cpu().numpy(), np.float32)
+
+
+def encoder_of(folder: Path, clip: Clip, precision: str = "fp32", device: str = "cpu") -> Encoder:
+    """The encoder of the CLIP that was loaded from `folder`, which holds `weights.safetensors`."""
+    return ClipEncoder(clip, file_digest(folder / "weights.safetensors"), precision, device)
