@@ -1,0 +1,58 @@
+"""A served pipeline fires on its schedule; both pages of a store come up and go."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from flows.serve import pages, serve, stop_pages
+from unclip.prefect_server import running_url
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def wait_for(condition, limit_s: float = 60.0) -> float:
+    """Seconds until the condition holds."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < limit_s
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def test_a_served_flow_fires_twice_and_leaves_nothing(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    environment.pop("PREFECT_API_URL", None)
+    argv = [sys.executable, str(ROOT / "tests" / "flows" / "tiny.py"), str(tmp_path)]
+    served = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    fired = tmp_path / "fired"
+    wait_for(lambda: fired.exists() and len(fired.read_text().splitlines()) >= 2)
+    assert running_url(tmp_path)
+    assert len({line.split()[1] for line in fired.read_text().splitlines()}) >= 2  # a process a run
+    served.send_signal(signal.SIGINT)
+    assert wait_for(lambda: served.poll() is not None) < 5
+    assert wait_for(lambda: running_url(tmp_path) is None) < 5
+
+
+def test_both_pages_answer_while_wanted(tmp_path, monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    with pages(tmp_path) as addresses:
+        for address in addresses.values():
+            assert b"<html" in urllib.request.urlopen(address, timeout=10).read().lower()
+    with pytest.raises(OSError):
+        urllib.request.urlopen(addresses["mlflow"], timeout=2)
+    assert wait_for(lambda: running_url(tmp_path) is None) < 5
+
+
+def test_stopping_where_nothing_runs_says_so(tmp_path):
+    assert not stop_pages(tmp_path)
+
+
+def test_a_schedule_must_be_positive(tmp_path):
+    with pytest.raises(ValueError, match="schedule must be a cron line or seconds > 0, got 0"):
+        serve(None, "tiny", 0, tmp_path, {})
