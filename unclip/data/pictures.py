@@ -3,6 +3,8 @@
 B rows of N, P pixels a side.
 """
 
+import math
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,11 +59,12 @@ class Pictures:
         return np.ascontiguousarray(np.stack(pixels).transpose(0, 3, 1, 2))
 
     def _new_cache(self, path: Path) -> Pixels | None:
-        """An array for all pictures, in a sparse file; None where there are none or too many."""
-        shape = (len(self), 3, self.px, self.px)
-        if not 0 < np.prod(shape) <= MAX_CACHE_BYTES:
-            return None
+        """An array for all pictures, in a sparse file; None where there are none, or too many for it or the disk."""
         path.parent.mkdir(parents=True, exist_ok=True)
+        shape = (len(self), 3, self.px, self.px)
+        room = min(MAX_CACHE_BYTES, shutil.disk_usage(path.parent).free // 2)  # writing to a map on a full disk kills
+        if not 0 < math.prod(shape) <= room:
+            return None
         return open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
 
 
