@@ -161,9 +161,8 @@ def read_info(path: Path) -> TableInfo:
     missing = [field.name for field in fields(TableInfo) if field.name not in said]
     if missing:
         raise ValueError(f"{path} is no embedding table: its metadata lacks {', '.join(missing)}")
-    info = TableInfo(
-        **{field.name: int(said[field.name]) if field.type is int else said[field.name] for field in fields(TableInfo)}
-    )
+    values: dict[str, Any] = {f.name: int(said[f.name]) if f.type is int else said[f.name] for f in fields(TableInfo)}
+    info = TableInfo(**values)
     if not schema.remove_metadata().equals(part_schema(info).remove_metadata()):
         raise ValueError(f"{path}: its columns are not those of an embedding table of dimension {info.dimension}")
     if info.num_rows != num_rows or info.storage_type != STORAGE:
@@ -185,6 +184,11 @@ def read_part(path: Path) -> Part:
         captions=table["caption"].to_pylist(),
         clip_score=table["clip_score"].to_numpy(),
     )
+
+
+def vectors_of(path: Path, column: str) -> NDArray[np.float16]:
+    """One column of vectors (N, D) of a part, as stored. Raises: as `read_info`."""
+    return np.asarray(matrix(pq.read_table(path, columns=[column])[column], read_info(path).dimension), np.float16)
 
 
 def check_agree(paths: Sequence[Path]) -> list[TableInfo]:
