@@ -1,0 +1,258 @@
+import importlib.util
+import io
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from unclip.data.config import DownloadConfig, UrlsConfig
+from unclip.data.download import check_success, download, refuse
+from unclip.data.fates import may_pass, status_of
+from unclip.data.fetch import tool_python
+from unclip.data.fetcher import Fetcher, is_public
+from unclip.data.originals import Refused, take_picture
+from unclip.data.rows import Row, read_rows
+from unclip.data.shards import ShardReader
+from unclip.data.urls import write_pairs
+
+spec = importlib.util.spec_from_file_location("web_server", Path(__file__).with_name("web_server.py"))
+web = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(web)
+
+GOOD = ["plain.jpg", "plain.png", "wide.png", "sideways.jpg", "grey16.png"]
+GOOD += ["palette.png", "cmyk.jpg", "moving.gif", "redirect", "busy.jpg"]
+CONFIG = DownloadConfig(
+    allow_private=True, timeout_s=2, max_bytes=200_000, max_side_px=200, num_processes=1, num_threads=16
+)
+FATES = {
+    "gone.jpg": "http_404",
+    "page.html": "not_an_image",
+    "cut.jpg": "truncated",
+    "short.jpg": "truncated",
+    "bomb.png": "too_many_pixels",
+    "heavy.png": "too_large",
+    "drip.jpg": "timeout",
+    "optout.jpg": "robots",
+    "to-file": "redirects",
+}
+
+
+def has_tool():
+    try:
+        return bool(tool_python())
+    except ValueError:
+        return False
+
+
+needs_tool = pytest.mark.skipif(not has_tool(), reason="img2dataset's own environment is absent: run `make setup`")
+
+
+def freeze(folder, lines):
+    folder.mkdir(exist_ok=True)
+    (folder / "list.csv").write_text("url,caption\n" + "".join(f"{url},{caption}\n" for url, caption in lines))
+    write_pairs(UrlsConfig(path=str(folder / "list.csv")), 0, folder / "pairs.parquet")
+    return folder / "pairs.parquet"
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = web.serve()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory, server):
+    """One download of every kind of row: (folder, rows by the URL's last part, metrics)."""
+    out = tmp_path_factory.mktemp("download")
+    lines = [(f"{server}/{name}", name) for name in [*GOOD, *FATES, "plain.jpg"]]
+    pairs = freeze(out, [*lines, ("file:///etc/hostname", "file"), ("nonsense", "nonsense"), (lines[0][0], "again")])
+    metrics = download(pairs, 3, CONFIG, out, lambda *_, **__: None)
+    return out, read_rows(out / "rows.parquet"), metrics
+
+
+def pixels(fetched, caption):
+    reader = ShardReader(fetched[0] / "shard.tar")
+    return reader.decode([reader.caption(i) for i in range(len(reader))].index(caption))
+
+
+@needs_tool
+def test_every_row_of_the_list_is_accounted_for(fetched):
+    wanted = ["ok"] * len(GOOD) + list(FATES.values()) + ["duplicate", "scheme", "malformed", "ok"]
+    assert [row.status for row in fetched[1]] == wanted, [(r.status, r.detail) for r in fetched[1]]
+    assert all(row.detail for row in fetched[1] if row.status != "ok")
+
+
+@needs_tool
+def test_the_shard_holds_exactly_the_good_rows_sorted(fetched):
+    reader = ShardReader(fetched[0] / "shard.tar")
+    assert reader.keys == [row.key for row in fetched[1] if row.status == "ok"] == sorted(reader.keys)
+    assert reader.keys[0] == "00000300000" and reader.keys[-1] == "00000300022"
+    assert not (fetched[0] / "staging").exists()
+
+
+@needs_tool
+def test_a_plain_jpeg_keeps_its_bytes_and_its_caption(fetched):
+    reader = ShardReader(fetched[0] / "shard.tar")
+    assert (reader.image_bytes(0), reader.caption(0)) == (web.PICTURES["/plain.jpg"], "plain.jpg")
+
+
+@needs_tool
+def test_a_picture_turned_by_exif_stands_upright(fetched):
+    image = pixels(fetched, "sideways.jpg")
+    assert image.shape == (40, 30, 3)
+    assert np.abs(image[5, 15].astype(int) - web.RED).max() < 12
+    assert np.abs(image[35, 15].astype(int) - web.GREEN).max() < 12
+
+
+@needs_tool
+def test_sixteen_bits_are_scaled_to_eight(fetched):
+    assert np.all(pixels(fetched, "grey16.png") == 128)
+
+
+@needs_tool
+def test_transparency_lies_over_the_background(fetched):
+    image = pixels(fetched, "palette.png")
+    assert image[0, 0].tolist() == [255, 255, 255] and image[5, 5].tolist() == list(web.GREEN)
+
+
+@needs_tool
+def test_print_colours_become_screen_colours(fetched):
+    assert np.abs(pixels(fetched, "cmyk.jpg")[5, 5].astype(int) - (255, 0, 0)).max() < 12
+
+
+@needs_tool
+def test_an_animation_gives_its_first_frame_and_a_large_picture_shrinks(fetched):
+    assert pixels(fetched, "moving.gif")[5, 5].tolist() == list(web.RED)
+    assert pixels(fetched, "wide.png").shape == (50, 200, 3)
+
+
+@needs_tool
+def test_only_what_may_pass_is_asked_for_again(fetched):
+    asked = web.Handler.asked
+    assert (asked["/busy.jpg"], asked["/drip.jpg"], asked["/gone.jpg"], asked["/page.html"]) == (2, 2, 1, 1)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:80", "10.1.2.3", "localhost", "[::ffff:127.0.0.1]", "169.254.169.254"])
+def test_a_private_host_is_refused_before_fetching(host):
+    pair = {"url": f"http://{host}/x.png", "refused": None}
+    assert refuse(pair, DownloadConfig())[0] == "private_address"
+    assert refuse(pair, DownloadConfig(allow_private=True)) is None
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "2130706433", "localhost"])
+def test_a_private_address_is_refused_where_the_connection_is_made(monkeypatch, server, host):
+    for name in ("getaddrinfo", "create_connection"):
+        monkeypatch.setattr(socket, name, getattr(socket, name))
+    monkeypatch.setattr(urllib.request, "urlopen", urllib.request.urlopen)
+    Fetcher(schemes=["http"], allow_private=False, timeout_s=2, max_bytes=9, marks=os.devnull).install()
+    with pytest.raises(OSError, match=r"^private address") as error:
+        urllib.request.urlopen(f"http://{host}:{server.rsplit(':', 1)[1]}/secret.png")
+    assert status_of(str(error.value)) == "private_address" and web.Handler.asked["/secret.png"] == 0
+
+
+def test_too_few_successes_name_both_shares_and_the_reasons():
+    rows = [Row(sample_id=bytes(16), caption="", status=status) for status in ("http_404", "timeout", "http_404")]
+    message = r"0\.5 is asked, 0\.00 is there \(0 of 3 rows; http_404 2, timeout 1\)"
+    with pytest.raises(ValueError, match=message):
+        check_success(rows, CONFIG)
+
+
+@needs_tool
+def test_at_the_deadline_the_rest_is_refused(tmp_path, server):
+    config = DownloadConfig(allow_private=True, deadline_s=4, timeout_s=60, min_success_fraction=0, num_processes=1)
+    download(freeze(tmp_path, [(f"{server}/drip.jpg", "slow")]), 0, config, tmp_path, lambda *_, **__: None)
+    (row,) = read_rows(tmp_path / "rows.parquet")
+    assert (row.status, row.detail) == ("unfinished", "download.deadline_s was reached first")
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from unclip.data.config import DownloadConfig
+from unclip.data.download import check_success, download, refuse
+folder = Path(sys.argv[1])
+config = DownloadConfig(allow_private=True, timeout_s=60, num_processes=1)
+download(folder / "pairs.parquet", 0, config, folder, lambda *_, **__: None)
+"""
+
+
+def processes_naming(text):
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            found += [entry.parent.name] if text.encode() in entry.read_bytes() else []
+        except OSError:
+            continue
+    return found
+
+
+@needs_tool
+def test_a_killed_parent_leaves_no_process_behind(tmp_path, server):
+    pairs = freeze(tmp_path / "killed", [(f"{server}/drip.jpg", "slow")])
+    parent = subprocess.Popen([sys.executable, "-c", KILLED, str(pairs.parent)], env={**os.environ})
+    asked, limit = web.Handler.asked["/drip.jpg"], time.monotonic() + 30
+    while web.Handler.asked["/drip.jpg"] == asked and time.monotonic() < limit:
+        time.sleep(0.1)
+    assert processes_naming(f"{pairs.parent}/staging")
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    limit = time.monotonic() + 8
+    while processes_naming(f"{pairs.parent}/staging") and time.monotonic() < limit:
+        time.sleep(0.1)
+    assert not processes_naming(f"{pairs.parent}/staging")
+
+
+def test_a_missing_tool_environment_is_one_clear_error(monkeypatch, tmp_path):
+    monkeypatch.setenv("UNCLIP_IMG2DATASET", str(tmp_path / "python"))
+    with pytest.raises(ValueError, match="does not exist; run `make setup` or set UNCLIP_IMG2DATASET"):
+        tool_python()
+
+
+def test_a_colour_profile_is_applied():
+    picture = take_picture(web.encoded(web.solid(), "PNG", icc_profile=web.swapped_profile()), CONFIG)
+    red, _, blue = np.asarray(Image.open(io.BytesIO(picture.data)))[0, 0].tolist()
+    assert red < 60 and blue > 200
+
+
+def test_an_srgb_profile_changes_no_byte():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    data = web.encoded(web.solid(), "PNG", icc_profile=profile)
+    assert take_picture(data, CONFIG).data == data
+
+
+@pytest.mark.parametrize("name", ["/cut.jpg", "/page.html", "/bomb.png", "/heavy.png"])
+def test_what_is_refused_says_why(name):
+    with pytest.raises(Refused) as error:
+        take_picture(web.PICTURES[name], CONFIG)
+    assert error.value.status == FATES[name[1:]] and str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "public"),
+    [
+        ("8.8.8.8", True),
+        ("127.0.0.1", False),
+        ("169.254.169.254", False),
+        ("::ffff:10.0.0.1", False),
+        ("fd00::1", False),
+    ],
+)
+def test_only_the_internet_is_public(address, public):
+    assert is_public(address) is public
+
+
+def test_errors_are_sorted_by_whether_they_may_pass():
+    texts = ["HTTP Error 404: Not Found", "HTTP Error 503: Busy", "[Errno -2] Name or service not known", "timed out"]
+    statuses = [status_of(text) for text in texts]
+    assert statuses == ["http_404", "http_503", "dns", "timeout"]
+    assert [may_pass(status) for status in statuses] == [False, True, False, True]

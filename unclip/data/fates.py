@@ -1,0 +1,32 @@
+"""Why a URL gave no picture: img2dataset's error texts sorted into a few statuses, and which of them may pass."""
+
+import re
+
+from unclip.data import fetcher
+
+PATTERNS = (  # first match wins
+    (rf"^{fetcher.PRIVATE}", "private_address"),
+    (rf"^{fetcher.SCHEME}", "scheme"),
+    (rf"^{fetcher.TOO_LARGE}", "too_large"),
+    (rf"^{fetcher.TRUNCATED}|IncompleteRead", "truncated"),
+    (r"deadline_s|stall_s", "unfinished"),
+    (r"timed out", "timeout"),
+    (r"X-Robots-Tag", "robots"),
+    (r"Name or service not known|name resolution|No address associated|nodename nor servname|getaddrinfo", "dns"),
+    (r"CERTIFICATE|certificate|SSL|TLS", "tls"),
+    (r"redirect", "redirects"),
+    (r"refused|reset|closed|unreachable|disconnected|Broken pipe", "connection"),
+)
+PASSING = ("timeout", "connection", "truncated", "http_408", "http_425", "http_429")  # and http_5xx
+
+
+def status_of(error: str) -> str:
+    """The short reason for an error text: `http_404`, `timeout`, ...; `failed` for what fits nowhere."""
+    if code := re.match(r"HTTP Error (\d{3})", error):
+        return f"http_{code[1]}" if "redirect" not in error.lower() else "redirects"
+    return next((status for pattern, status in PATTERNS if re.search(pattern, error)), "failed")
+
+
+def may_pass(status: str) -> bool:
+    """Whether a later try of the same URL may succeed."""
+    return status in PASSING or status.startswith("http_5")

@@ -1,0 +1,164 @@
+"""URLs to bytes: img2dataset in its own environment, watched, and judged by its statistics files alone."""
+
+import json
+import os
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unclip.data import fetcher
+from unclip.data.config import DownloadConfig
+from unclip.launch import Command, run
+
+TOOL_VARIABLE = "UNCLIP_IMG2DATASET"  # the Python of another tool environment
+ROWS_PER_PART = 500  # of img2dataset's own shards: what a killed run goes on from
+POLL_S = 1.0
+Target = tuple[str, bytes]  # URL, sample_id
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one URL: where its bytes lie in a tar, or the error as img2dataset told it."""
+
+    tar: Path | None = None
+    offset: int = 0
+    size: int = 0
+    error: str = ""
+
+    def read(self) -> bytes:
+        """The bytes that came."""
+        assert self.tar is not None
+        with self.tar.open("rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+class Overdue(Exception):
+    """Fetching was ended: deadline reached, or stalled."""
+
+
+def tool_python() -> Path:
+    """The Python that has img2dataset.
+
+    Raises: ValueError when it is not there.
+    """
+    default = Path(sys.prefix).parent / ".tools" / "img2dataset" / "bin" / "python"
+    python = Path(os.environ.get(TOOL_VARIABLE) or default)
+    if not python.is_file():
+        raise ValueError(f"no img2dataset: {python} does not exist; run `make setup` or set {TOOL_VARIABLE}")
+    return python
+
+
+def fetch(
+    targets: list[Target], config: DownloadConfig, folder: Path, end: float, watch: Callable[[int], None]
+) -> dict[bytes, Answer]:
+    """The answer for each sample_id, whatever happened to it; `folder` may hold what a killed run fetched of the same.
+
+    end: by `time.monotonic()`, when fetching must be over. watch: told now and then how many requests are done.
+
+    Raises: RuntimeError when img2dataset itself fails.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs, settings, marks = folder / "pairs.parquet", folder / "arguments", folder / "marks"
+    pq.write_table(pa.table({"url": [url for url, _ in targets], "sample_id": [i.hex() for _, i in targets]}), pairs)
+    settings.write_text(json.dumps(arguments(pairs, folder / "parts", config)))
+    marks.write_bytes(b"")
+    limits = {name: getattr(config, name) for name in ("schemes", "allow_private", "timeout_s", "max_bytes")}
+    command = Command(
+        argv=(str(tool_python()), "-I", fetcher.__file__, str(settings)),
+        log=folder / "log",
+        env={fetcher.LIMITS: json.dumps({**limits, "marks": str(marks)}), "NO_ALBUMENTATIONS_UPDATE": "1"},
+    )
+    missing = "img2dataset ended without a word of this row"
+    num_parts, parts = -(-len(targets) // ROWS_PER_PART), folder / "parts"
+    try:
+        run(command, poll=Watch(marks, config.stall_s, end, watch))
+        if (made := len(list(parts.glob("*_stats.json")))) < num_parts:
+            raise RuntimeError(f"img2dataset finished {made} of {num_parts} parts (log: {command.log})")
+    except Overdue as error:
+        missing = str(error)
+    answers = dict(read_answers(parts))
+    return {identity: answers.get(identity, Answer(error=missing)) for _, identity in targets}
+
+
+def arguments(pairs: Path, out: Path, config: DownloadConfig) -> dict[str, Any]:
+    """What img2dataset is called with: bytes as they came, nothing decoded; repeats are ours."""
+    return {
+        "url_list": str(pairs),
+        "input_format": "parquet",
+        "url_col": "url",
+        "save_additional_columns": ["sample_id"],
+        "output_folder": str(out),
+        "output_format": "webdataset",
+        "resize_mode": "no",
+        "disable_all_reencoding": True,
+        "extract_exif": False,
+        "compute_hash": None,
+        "number_sample_per_shard": ROWS_PER_PART,
+        "processes_count": config.num_processes,
+        "thread_count": config.num_threads,
+        "timeout": config.timeout_s,
+        "retries": 0,
+        "incremental_mode": "incremental",
+    }
+
+
+class Watch:
+    """Looks at the marks that finished requests leave, and raises Overdue when they stop or time is up."""
+
+    def __init__(self, marks: Path, stall_s: float, end: float, tell: Callable[[int], None]) -> None:
+        self.marks, self.stall_s, self.end, self.tell = marks, stall_s, end, tell
+        self.done, self.moved, self.looked = 0, time.monotonic(), 0.0
+
+    def __call__(self) -> None:
+        now = time.monotonic()
+        if now - self.looked < POLL_S and now < self.end:
+            return
+        self.looked = now
+        done = self.marks.stat().st_size
+        if done > self.done:
+            self.done, self.moved = done, now
+            self.tell(done)
+        if now >= self.end:
+            raise Overdue("download.deadline_s was reached first")
+        if now - self.moved >= self.stall_s:
+            raise Overdue(f"no request ended for download.stall_s = {self.stall_s:g} s")
+
+
+def read_answers(folder: Path) -> Iterator[tuple[bytes, Answer]]:
+    """sample_id and answer of every row of the finished parts: those with statistics, which are written last.
+
+    Raises: RuntimeError when a part does not hold what its statistics say.
+    """
+    for path in sorted(folder.glob("*_stats.json")):
+        tar = folder / f"{path.name.removesuffix('_stats.json')}.tar"
+        count = json.loads(path.read_text())
+        pictures = dict(_read_tar(tar))
+        rows = pq.read_table(tar.with_suffix(".parquet"), columns=["sample_id", "error_message"]).to_pylist()
+        if len(pictures) != count["successes"] or len(rows) > count["count"]:
+            raise RuntimeError(f"{tar} holds {len(pictures)} pictures, its statistics say {count['successes']}")
+        for row in rows:
+            identity = bytes.fromhex(row["sample_id"])
+            yield identity, pictures.get(identity) or Answer(error=row["error_message"] or "no reason given")
+
+
+def _read_tar(path: Path) -> Iterator[tuple[bytes, Answer]]:
+    """sample_id and place of every picture in a tar of img2dataset's."""
+    with tarfile.open(path, "r:") as tar:
+        picture: tarfile.TarInfo | None = None
+        for member in tar:
+            if not member.name.endswith(".json"):
+                picture = member
+                continue
+            file = tar.extractfile(member)
+            assert file is not None and picture is not None
+            assert picture.name.partition(".")[0] == member.name.partition(".")[0]
+            identity = bytes.fromhex(json.load(file)["sample_id"])
+            yield identity, Answer(tar=path, offset=picture.offset_data, size=picture.size)

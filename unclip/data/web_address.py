@@ -1,0 +1,44 @@
+"""Web addresses: one spelling for one address, and which of them lie on networks that are not the internet's."""
+
+import ipaddress
+import re
+from urllib.parse import quote, urlsplit, urlunsplit
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+SAFE = "%/:=&?~#+!$,;'@()*[]-._"  # stays as it is in a path or a query
+
+
+def normalise_url(url: str) -> str:
+    """One spelling of a URL: scheme and host in lower case, default port and fragment dropped, the rest in ASCII.
+
+    Raises: ValueError saying what makes it no URL.
+    """
+    if re.search(r"[\x00-\x1f\x7f]", url):
+        raise ValueError("URL with a control character")
+    parts = urlsplit(url)
+    if not parts.scheme:
+        raise ValueError("URL without a scheme" if url else "no URL")
+    if parts.scheme not in DEFAULT_PORTS:
+        return url  # for the allow-list of schemes to judge
+    if not parts.hostname:
+        raise ValueError("URL without a host")
+    if "@" in parts.netloc:
+        raise ValueError("URL with a user name")
+    host = _ascii_host(parts.hostname)
+    port = "" if parts.port in (None, DEFAULT_PORTS[parts.scheme]) else f":{parts.port}"
+    return urlunsplit(
+        (parts.scheme, host + port, quote(parts.path, safe=SAFE) or "/", quote(parts.query, safe=SAFE), "")
+    )
+
+
+def _ascii_host(host: str) -> str:
+    """The host as it stands in a request: IDNA, or a bracketed IPv6 address."""
+    if ":" in host:
+        return f"[{ipaddress.IPv6Address(host.partition('%')[0]).compressed}]"
+    try:
+        ascii_host = host.encode("idna").decode().lower()
+    except UnicodeError as error:
+        raise ValueError(f"URL with the impossible host {host!r}") from error
+    if not re.fullmatch(r"[a-z0-9_.-]+", ascii_host):
+        raise ValueError(f"URL with the impossible host {host!r}")
+    return ascii_host
