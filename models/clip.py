@@ -45,12 +45,6 @@ class ClipSpec:
     def from_config(cls, config: ClipConfig, vocabulary: Sequence[int]) -> Self:
         """The CLIP that a pipeline trains from scratch."""
         vision, text = config.vision, config.text
-        if vision.image_px % vision.patch_px or vision.width % vision.head_width or text.width % text.heads:
-            raise ValueError(
-                f"clip.network: image_px {vision.image_px} must be a multiple of patch_px {vision.patch_px}, "
-                f"vision.width {vision.width} of head_width {vision.head_width}, text.width {text.width} of heads "
-                f"{text.heads}"
-            )
         model_cfg = {
             "embed_dim": config.embed_dim,
             "vision_cfg": {

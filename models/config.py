@@ -13,15 +13,31 @@ def _require(holds: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _require_transformer(part: str, width: int, depth: int, heads: int) -> None:
+    _require(min(width, depth, heads) >= 1, f"{part} must have width, depth and heads >= 1, got {width, depth, heads}")
+    _require(width % (2 * heads) == 0, f"{part}.width must be a multiple of 2 * heads, got {width} and {heads} heads")
+
+
+def _require_probability(name: str, value: float) -> None:
+    _require(0 <= value < 1, f"{name} must be in [0, 1), got {value}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class VisionConfig:
     """The image tower of a CLIP trained from scratch: an open_clip vision transformer."""
 
     image_px: int = 32
-    patch_px: int = 4
+    patch_px: int = 8
     width: int = 128
     layers: int = 4
     head_width: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("image_px", "patch_px", "width", "layers", "head_width"):
+            _require(getattr(self, name) >= 1, f"vision.{name} must be >= 1, got {getattr(self, name)}")
+        for name, part in (("image_px", "patch_px"), ("width", "head_width")):
+            whole, unit = getattr(self, name), getattr(self, part)
+            _require(whole % unit == 0, f"vision.{name} must be a multiple of {part} {unit}, got {whole}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +49,10 @@ class TextConfig:
     heads: int = 4
     layers: int = 2
 
+    def __post_init__(self) -> None:
+        _require(self.context >= 3, f"text.context must be >= 3 (start, a word, end), got {self.context}")
+        _require_transformer("text", self.width, self.layers, self.heads)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipConfig:
@@ -42,6 +62,9 @@ class ClipConfig:
     vision: VisionConfig = VisionConfig()
     text: TextConfig = TextConfig()
 
+    def __post_init__(self) -> None:
+        _require(self.embed_dim >= 1, f"embed_dim must be >= 1, got {self.embed_dim}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionEncoderConfig:
@@ -50,6 +73,9 @@ class CaptionEncoderConfig:
     width: int = 128
     depth: int = 2
     heads: int = 4
+
+    def __post_init__(self) -> None:
+        _require_transformer("caption", self.width, self.depth, self.heads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +92,13 @@ class DiffusionPriorConfig:
     schedule: str = "cosine"  # App. C, table 3
     scale: float | None = None  # None: 0.5375 * sqrt(D), which is 17.2 at D = 1024 (App. C)
 
+    def __post_init__(self) -> None:
+        _require_transformer("prior_diffusion.network", self.width, self.depth, self.heads)
+        _require_probability("dropout_prob", self.dropout_prob)
+        _require_probability("condition_drop_prob", self.condition_drop_prob)
+        _require_schedule(self.schedule, self.num_steps)
+        _require(self.scale is None or self.scale > 0, f"scale must be > 0, got {self.scale}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ArPriorConfig:
@@ -79,12 +112,21 @@ class ArPriorConfig:
     condition_drop_prob: float = 0.1  # §2.2
     num_dot_buckets: int = 64  # ours: the paper does not say
 
+    def __post_init__(self) -> None:
+        _require_transformer("prior_ar.network", self.width, self.depth, self.heads)
+        _require_probability("dropout_prob", self.dropout_prob)
+        _require_probability("condition_drop_prob", self.condition_drop_prob)
+        _require(self.num_dot_buckets >= 2, f"num_dot_buckets must be >= 2, got {self.num_dot_buckets}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class LinearPriorConfig:
     """Ridge regression from text embedding to image embedding: the baseline every prior must beat."""
 
-    ridge: float = 1e-3
+    ridge: float = 1e-3  # of the mean variance of the text embedding's dimensions
+
+    def __post_init__(self) -> None:
+        _require(self.ridge >= 0, f"prior_linear.ridge must be >= 0, got {self.ridge}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +136,12 @@ class PcaConfig:
     num_components: int | None = None  # None: the fewest that keep `keep_fraction` of the variance
     keep_fraction: float = 0.99  # §2.2
     num_buckets: int = 1024  # §2.2
+
+    def __post_init__(self) -> None:
+        count = self.num_components
+        _require(count is None or count >= 1, f"pca.num_components must be >= 1, got {count}")
+        _require(0 < self.keep_fraction <= 1, f"pca.keep_fraction must be in (0, 1], got {self.keep_fraction}")
+        _require(self.num_buckets >= 2, f"pca.num_buckets must be >= 2, got {self.num_buckets}")
 
 
 @dataclass(frozen=True, kw_only=True)
