@@ -105,7 +105,7 @@ def exact_scores(parts: Sequence[Path], queries: Floats, k: int) -> Floats:
 
 
 def recalls(index: Any, parts: Sequence[Path], queries: Floats, exact: Floats) -> dict[int, float]:
-    """Recall at 1 and 10: the share of the true k that are found, where rows of one true cosine count as one another."""
+    """Recall at 1 and 10: the share of the true k that are found; rows of one cosine count as each other."""
     count = min(10, index.ntotal)
     _, ids = index.search(queries, count)
     vectors = rows_at(parts, np.maximum(ids, 0).reshape(-1)).reshape(len(queries), count, -1)

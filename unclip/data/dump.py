@@ -1,0 +1,221 @@
+"""The data team's dump: any folder or shards as an embedding table with an index, searchable, added to, checked.
+
+A dump is `parts/NNNNNN.parquet` with `.rejects.parquet` and `.json` beside each, `index.faiss`, `keys.parquet`, `clip/`
+(weights and clip.json) and `manifest.json`, which is written last.
+"""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from unclip.data.config import FolderConfig, IndexConfig, ShardsConfig
+from unclip.data.embed import Encoder, embed_shard
+from unclip.data.images import crop_square, open_rgb
+from unclip.data.index import build_index, search, write_index
+from unclip.data.select import near_pairs
+from unclip.data.source_plan import file_digest, shard_recipes
+from unclip.data.sources import folder_shard, foreign_shard, write_admissions
+from unclip.data.table import AGREEING, Floats, TableInfo, check_agree, read_part, unit
+
+DUPLICATE_COSINE = 0.9999
+PAIRS_SAMPLE = 2_000  # rows compared with each other for the histogram and duplicates
+
+DumpSource = FolderConfig | ShardsConfig
+
+
+def embed_dump(
+    source: DumpSource, out: Path, encoder: Encoder, clip: Path, batch_size: int, progress: Callable[..., None]
+) -> dict[str, Any]:
+    """Embed every shard of a source into the dump `out`; shards that it holds already cost nothing.
+
+    clip: the folder of the encoder's weights, copied into the dump. Returns the manifest.
+
+    Raises: ValueError for a bad source, or a dump made with another CLIP.
+    """
+    recipes = shard_recipes(source)
+    refuse_other_clip(out, encoder)
+    (out / "parts").mkdir(parents=True, exist_ok=True)
+    (out / "manifest.json").unlink(missing_ok=True)
+    embedded = 0
+    for shard, recipe in enumerate(recipes):
+        recipe["weights_digest"], recipe["compute_type"] = encoder.weights_digest, encoder.compute_type
+        if not part_is_there(out, shard, recipe):
+            embed_part(source, shard, recipe, out, encoder, batch_size)
+            embedded += 1
+        progress(shard + 1, len(recipes))
+    for record in sorted((out / "parts").glob("*.json"))[len(recipes) :]:
+        drop_part(record)
+    copy_clip(clip, out / "clip")
+    return finish(out, embedded)
+
+
+def finish(out: Path, embedded: int) -> dict[str, Any]:
+    """Build the index over all parts and write the manifest: what is where, with digests."""
+    parts = part_paths(out)
+    built = build_index(IndexConfig(), parts, seed=0)
+    write_index(built, parts, out)
+    names = [path.relative_to(out).as_posix() for path in (*parts, *sorted(p for p in out.glob("*.*") if p.is_file()))]
+    manifest = {
+        "rows": sum(info.num_rows for info in check_agree(parts)),
+        "rejected": sum(pq.read_metadata(rejects_path(path)).num_rows for path in parts),
+        "clip": {name: getattr(check_agree(parts[:1])[0], name) for name in AGREEING},
+        "index": built.figures,
+        "files": {name: file_digest(out / name) for name in names if name != "manifest.json"},
+    }
+    write_atomically(out / "manifest.json", manifest)
+    return manifest | {"embedded_shards": embedded, "shards": len(parts)}
+
+
+def embed_part(
+    source: DumpSource, shard: int, recipe: dict[str, Any], out: Path, encoder: Encoder, batch_size: int
+) -> None:
+    """Bring one shard under our contract aside, embed it, and move the part in; its record is written last."""
+    record = out / "parts" / f"{shard:06d}.json"
+    drop_part(record)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".part-") as name:
+        aside = Path(name)
+        rows = folder_shard(source, shard) if isinstance(source, FolderConfig) else foreign_shard(source, shard)
+        counts = write_admissions(aside, rows)
+        embed_shard(aside / "shard.tar", encoder, aside, batch_size, lambda *a, **k: None)
+        os.replace(aside / "rejects.parquet", rejects_path(record.with_suffix(".parquet")))
+        os.replace(aside / "part.parquet", record.with_suffix(".parquet"))
+    write_atomically(record, {"recipe": recipe, "source": counts})
+
+
+def part_is_there(out: Path, shard: int, recipe: dict[str, Any]) -> bool:
+    """Whether the dump holds the part that this recipe makes."""
+    record = out / "parts" / f"{shard:06d}.json"
+    there = record.is_file() and record.with_suffix(".parquet").is_file()
+    return there and bool(json.loads(record.read_text())["recipe"] == recipe)
+
+
+def drop_part(record: Path) -> None:
+    """Remove a part with what is beside it, its record first."""
+    part = record.with_suffix(".parquet")
+    for path in (record, part, rejects_path(part)):
+        path.unlink(missing_ok=True)
+
+
+def rejects_path(part: Path) -> Path:
+    """Where the rejects of a part are."""
+    return part.with_suffix(".rejects.parquet")
+
+
+def part_paths(dump: Path) -> list[Path]:
+    """The parts of a dump in order.
+
+    Raises: ValueError when there are none.
+    """
+    paths = [path.with_suffix(".parquet") for path in sorted((dump / "parts").glob("*.json"))]
+    if not paths:
+        raise ValueError(f"{dump} is no dump: it has no parts/*.parquet")
+    return paths
+
+
+def refuse_other_clip(dump: Path, encoder: Encoder) -> None:
+    """Raises: ValueError when the dump has parts that were made otherwise than this encoder would."""
+    if not any((dump / "parts").glob("*.json")):
+        return
+    info: TableInfo = check_agree(part_paths(dump))[0]
+    for name in AGREEING:
+        if name != "model" and getattr(info, name) != getattr(encoder, name):
+            raise ValueError(
+                f"{dump} was made with {name} {getattr(info, name)}, the CLIP given has {getattr(encoder, name)}"
+            )
+
+
+def copy_clip(clip: Path, folder: Path) -> None:
+    """Copy `weights.safetensors` and `clip.json`, each complete or absent."""
+    folder.mkdir(exist_ok=True)
+    for name in ("weights.safetensors", "clip.json"):
+        if clip.resolve() != folder.resolve():
+            shutil.copyfile(clip / name, folder / f".{name}")
+            os.replace(folder / f".{name}", folder / name)
+
+
+def write_atomically(path: Path, record: Any) -> None:
+    """Write JSON that is whole or not there."""
+    aside = path.with_name(f".{path.name}")
+    aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
+    os.replace(aside, path)
+
+
+def search_dump(dump: Path, encoder: Encoder, text: str | None, image: Path | None, k: int) -> list[dict[str, Any]]:
+    """The k rows whose images are nearest to a text or a picture: key, caption, shard, row, cosine; best first.
+
+    Raises: ValueError when not exactly one of text and image is given, or the CLIP is not the table's.
+    """
+    if (text is None) == (image is None):
+        raise ValueError("search needs a text or an image, one of them")
+    if k < 1:
+        raise ValueError(f"k must be >= 1, got {k}")
+    part_paths(dump)
+    refuse_other_clip(dump, encoder)
+    keys, ids, cosines = search(dump, embed_query(encoder, text, image), k)
+    found = [(int(i), float(c)) for i, c in zip(ids[0], cosines[0], strict=True) if i >= 0]
+    return [keys.slice(i, 1).to_pylist()[0] | {"cosine": round(cosine, 6)} for i, cosine in found]
+
+
+def embed_query(encoder: Encoder, text: str | None, image: Path | None) -> Floats:
+    """The unit embedding (1, D) of a text or of a picture in a file."""
+    if text is not None:
+        return unit(encoder.encode_text(encoder.tokenize([text])))
+    assert image is not None
+    if not image.is_file():
+        raise ValueError(f"image must be an existing file, got {str(image)!r}")
+    pixels = np.asarray(crop_square(open_rgb(image.read_bytes()), encoder.image_px, encoder.interpolation))
+    return unit(encoder.encode_image(pixels[None]))
+
+
+def inspect_dump(dump: Path) -> dict[str, Any]:
+    """A dump in figures: rows, dimension, norms, CLIP scores, similarities, duplicates, disk; and what is wrong.
+
+    `problems` is empty when every file has its digest and every part is what it says.
+    """
+    parts = part_paths(dump)
+    infos = check_agree(parts)
+    norms = np.concatenate([pq.read_table(path, columns=["image_norm"])["image_norm"].to_numpy() for path in parts])
+    scores = np.concatenate([pq.read_table(path, columns=["clip_score"])["clip_score"].to_numpy() for path in parts])
+    sample = np.concatenate([read_part(path).image for path in parts])[:PAIRS_SAMPLE]
+    near = (sample @ sample.T)[np.triu_indices(len(sample), 1)]
+    counts, edges = np.histogram(near, bins=20, range=(-1, 1))
+    return {
+        "rows": len(norms),
+        "parts": len(parts),
+        "rejected": sum(pq.read_metadata(rejects_path(path)).num_rows for path in parts),
+        "clip": {name: getattr(infos[0], name) for name in AGREEING},
+        "image_norm": spread(norms),
+        "clip_score": spread(scores),
+        "similarity": {"edges": edges.round(2).tolist(), "counts": counts.tolist(), "rows_compared": len(sample)},
+        "duplicate_pairs": sum(1 for _ in near_pairs(sample, DUPLICATE_COSINE)),
+        "bytes": sum(path.stat().st_size for path in dump.rglob("*") if path.is_file()),
+        "problems": problems(dump),
+    }
+
+
+def spread(values: Floats) -> dict[str, float]:
+    """Least, mean and most."""
+    if not len(values):
+        return {}
+    return {"min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}
+
+
+def problems(dump: Path) -> list[str]:
+    """Files of the manifest that are missing or changed; a missing manifest is one too."""
+    path = dump / "manifest.json"
+    if not path.is_file():
+        return ["manifest.json is missing: the dump was not finished; run embed again"]
+    found = []
+    for name, digest in json.loads(path.read_text())["files"].items():
+        if not (dump / name).is_file():
+            found.append(f"{name} is missing")
+        elif file_digest(dump / name) != digest:
+            found.append(f"{name} has changed")
+    return found
