@@ -13,14 +13,13 @@ class AssembleConfig:
     prior_steps: int = 64  # of the diffusion prior (App. C, table 3)
     num_candidates: int = 2  # drawn by the diffusion prior, the best by zi·zt kept (§2.2)
     decoder_steps: int = 50  # DDIM; the paper's 250 ancestral steps are too many for a CPU
-    mid_steps: int = 27  # DDIM, of the first upsampler (App. C, table 3)
-    top_steps: int = 15  # DDIM, of the second (App. C, table 3)
+    upsampler_steps: int = 15  # DDIM, each upsampler (App. C, table 3: 27 and 15)
     guidance: float = 2.0  # of the decoder; 1 is off
 
     def __post_init__(self) -> None:
         if self.prior not in PRIORS:
             raise ValueError(f"assemble.prior must be one of {', '.join(PRIORS)}, got {self.prior!r}")
-        for name in ("prior_steps", "num_candidates", "decoder_steps", "mid_steps", "top_steps"):
+        for name in ("prior_steps", "num_candidates", "decoder_steps", "upsampler_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"assemble.{name} must be >= 1, got {getattr(self, name)}")
         if self.guidance < 0:

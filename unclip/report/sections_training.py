@@ -47,7 +47,9 @@ def components(record: PipelineRecord) -> str:
 
 def zero_shot(record: PipelineRecord) -> str:
     """What CLIP tells apart without having been taught it: accuracy by attribute."""
-    found = record.metrics("clip").get("zero_shot")
+    prefix = "zero_shot_"
+    metrics = record.metrics("clip")
+    found = {name.removeprefix(prefix): float(value) for name, value in metrics.items() if name.startswith(prefix)}
     if not found:
         return ""
     head = [Cell(text="attribute"), Cell(text="accuracy", look="num")]

@@ -92,7 +92,7 @@ def test_the_fate_of_rows_is_summed_over_shards(tmp_path: Path) -> None:
 
 
 def test_zero_shot_accuracies_come_from_clip(tmp_path: Path) -> None:
-    clip = publish(tmp_path, "clip", {"clip.json": "{}"}, {"zero_shot": {"color": 0.987}})
+    clip = publish(tmp_path, "clip", {"clip.json": "{}"}, {"zero_shot_color": 0.987})
     assert "98.7 %" in build_page("emoji", PipelineRecord({"clip": (clip,)}))
 
 
