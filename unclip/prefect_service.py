@@ -17,7 +17,7 @@ import urllib.request
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any
 
 from unclip.prefect_server import OFFLINE
@@ -98,7 +98,7 @@ def _end_when_unused(folder: Path, grace_s: float) -> None:
 
 
 def _close_and_end(folder: Path) -> None:
-    Thread(target=lambda: (time.sleep(_END_S), os._exit(1)), daemon=True).start()
+    Timer(_END_S, os._exit, (1,)).start()
     try:
         record = json.loads((folder / "server.json").read_text())
         crash_running(record["url"], "the command that ran it is gone")

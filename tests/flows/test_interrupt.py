@@ -101,7 +101,7 @@ def store(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("interrupted")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_nothing_of_a_run_outlives_a_signal(store, number):
     run = start(RUN, store, "training")
     assert len(left(store)) >= 3 and running_url(store)

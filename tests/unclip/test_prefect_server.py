@@ -1,0 +1,93 @@
+"""A store's Prefect server is one, found by every command, and gone after the last."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from unclip.prefect_server import apply_environment, running_url, start_server, stop_server
+
+ROOT = Path(__file__).resolve().parents[2]
+CLIENT = """
+import sys
+from pathlib import Path
+from unclip.prefect_server import ensure_server
+print(ensure_server(Path(sys.argv[1])), flush=True)
+sys.stdin.read()
+"""
+
+
+def client(store: Path) -> subprocess.Popen[str]:
+    """A command that uses the server until it is killed; its first line is the address."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    argv = [sys.executable, "-c", CLIENT, str(store)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(argv, env=environment, stdin=pipe, stdout=pipe, text=True, start_new_session=True)
+
+
+def seconds_until_down(store: Path) -> float:
+    began = time.monotonic()
+    while running_url(store) and time.monotonic() - began < 10:
+        time.sleep(0.05)
+    return time.monotonic() - began
+
+
+@pytest.fixture(autouse=True)
+def no_server_of_the_users(monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+
+def test_two_commands_at_once_share_one_server_until_both_are_killed(tmp_path):
+    first, second = client(tmp_path), client(tmp_path)
+    url = first.stdout.readline().strip()
+    assert second.stdout.readline().strip() == url == running_url(tmp_path)
+    first.send_signal(signal.SIGKILL)
+    time.sleep(2.5)
+    assert urllib.request.urlopen(f"{url}/health", timeout=5).status == 200
+    second.send_signal(signal.SIGKILL)
+    assert seconds_until_down(tmp_path) < 4
+
+
+def test_a_stale_record_is_not_believed(tmp_path):
+    (tmp_path / "prefect").mkdir()
+    stale = {"pid": os.getpid(), "url": "http://127.0.0.1:9/api"}  # a living process, but no server
+    (tmp_path / "prefect" / "server.json").write_text(json.dumps(stale))
+    assert running_url(tmp_path) is None and not stop_server(tmp_path)
+    server = start_server(tmp_path)
+    assert server.wait() != stale["url"]
+    assert stop_server(tmp_path) and running_url(tmp_path) is None
+    server.close()
+
+
+def test_the_second_start_finds_the_records_of_the_first(tmp_path):
+    server = start_server(tmp_path)
+    body = json.dumps({"name": "kept"}).encode()
+    made = urllib.request.Request(f"{server.wait()}/flows/", body, {"Content-Type": "application/json"})
+    urllib.request.urlopen(made, timeout=10).close()
+    server.close()
+    assert seconds_until_down(tmp_path) < 4
+    with sqlite3.connect(tmp_path / "prefect" / "prefect.db") as database:
+        assert database.execute("SELECT name FROM flow").fetchall() == [("kept",)]
+
+
+def test_the_users_own_server_is_used_and_none_started(tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:9/api")
+    server = start_server(tmp_path)
+    assert server.wait() == "http://127.0.0.1:9/api"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_environment_keeps_what_the_user_set(tmp_path, monkeypatch):
+    for name in ("PREFECT_HOME", "PREFECT_API_URL", "DO_NOT_TRACK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", {**os.environ, "PREFECT_HOME": "mine", "NO_PROXY": "intranet"})
+    apply_environment(tmp_path, "http://127.0.0.1:1/api")
+    assert os.environ["PREFECT_HOME"] == "mine" and os.environ["DO_NOT_TRACK"] == "1"
+    assert os.environ["NO_PROXY"] == "intranet,127.0.0.1,localhost"
