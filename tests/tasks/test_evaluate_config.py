@@ -23,5 +23,5 @@ def test_an_impossible_evaluation_names_its_field(values: dict[str, Any], messag
 
 
 def test_an_unknown_prior_is_refused() -> None:
-    with pytest.raises(ValueError, match="assemble.prior must be one of .*, got 'gan'"):
+    with pytest.raises(ValueError, match=r"assemble.prior must be one of .*, got 'gan'"):
         AssembleConfig(prior="gan")
