@@ -23,14 +23,14 @@ MIN_ROWS = 4  # three neighbours besides the row itself, for precision and recal
 class EvaluateConfig:
     """Pictures for held-out captions under every conditioning, and the figures they get."""
 
-    num_captions: int = 200  # held-out rows that every conditioning makes a picture for
+    num_captions: int = 150  # held-out rows that every conditioning makes a picture for
     num_reference: int = 800  # other real held-out rows: what Fréchet distance, precision and recall compare with
     num_shown: int = 12  # captions in the grid and in the report
     num_draws: int = 4  # embeddings drawn a caption, for the diversity of a prior
     prior_steps: int = 32  # of the diffusion prior
     num_candidates: int = 2  # drawn by the diffusion prior, the best by zi·zt kept (§2.2)
-    decoder_steps: int = 25  # DDIM
-    upsampler_steps: int = 8  # DDIM, each upsampler
+    decoder_steps: int = 12  # DDIM
+    upsampler_steps: int = 4  # DDIM, each upsampler
     guidance: float = 2.0  # of the decoder; 1 is off
     batch_size: int = 50
     precision: str = "bf16"  # autocast: "bf16", or "fp32"
