@@ -21,7 +21,7 @@ from unclip.data.images import Pixels, crop_square, open_rgb
 from unclip.data.rows import image_digest
 from unclip.data.shards import ShardReader
 from unclip.data.source_plan import file_digest
-from unclip.data.table import Embedded, Floats, TableInfo, Tokens, read_part, versions_json, write_part
+from unclip.data.table import Embedded, Floats, TableInfo, Tokens, read_part, storable, versions_json, write_part
 
 NUM_CHECKED = 4  # rows embedded again after writing
 MIN_CHECK_COSINE = 0.999  # float16 storage costs 3e-8, bf16 in another place of a batch about 1e-4
@@ -110,13 +110,6 @@ def encode_batch(
     image = encoder.encode_image(padded(np.stack(pixels), size))[: len(pixels)]
     text = encoder.encode_text(padded(tokens, size))[: len(pixels)]
     return image, text, tokens
-
-
-def storable(rows: Floats) -> np.ndarray[Any, Any]:
-    """Of each embedding, whether it is finite in float16 and not zero."""
-    with np.errstate(over="ignore"):
-        narrow = rows.astype(np.float16)
-    return np.isfinite(narrow).all(1) & narrow.any(1)
 
 
 def embed_shard(

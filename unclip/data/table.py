@@ -111,6 +111,14 @@ def unit(rows: NDArray[Any]) -> Floats:
     return wide
 
 
+def storable(rows: Floats) -> NDArray[np.bool_]:
+    """Of each embedding, whether it is finite in float16 and not zero."""
+    with np.errstate(over="ignore"):
+        narrow = rows.astype(np.float16)
+    good: NDArray[np.bool_] = np.isfinite(narrow).all(1) & narrow.any(1)
+    return good
+
+
 def write_part(path: Path, rows: Embedded, info: TableInfo) -> None:
     """Write a part, sorted by key.
 
@@ -119,8 +127,8 @@ def write_part(path: Path, rows: Embedded, info: TableInfo) -> None:
     if rows.keys != sorted(set(rows.keys)):
         raise ValueError(f"{path}: keys must be sorted and different from each other")
     image_norm, text_norm = np.linalg.norm(rows.image, axis=1), np.linalg.norm(rows.text, axis=1)
-    for name, array, norm in (("image", rows.image, image_norm), ("text", rows.text, text_norm)):
-        bad = np.flatnonzero(~(np.isfinite(array.astype(np.float16)).all(1) & (norm > 0)))
+    for name, array in (("image", rows.image), ("text", rows.text)):
+        bad = np.flatnonzero(~storable(array))
         if len(bad):
             raise ValueError(f"{path}: the {name} embedding of {rows.keys[bad[0]]} is zero or not finite in float16")
     schema = part_schema(info)

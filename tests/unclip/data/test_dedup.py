@@ -1,0 +1,66 @@
+"""Facts about duplicates and splits."""
+
+import numpy as np
+from PIL import Image
+
+from unclip.data.config import FilterConfig
+from unclip.data.dedup import assign_splits, keeper, near_hashes, perceptual_hash, same_picture
+
+
+def brute_force(hashes, max_hamming):
+    size = range(len(hashes))
+    return {(i, j) for i in size for j in size if i < j and int(hashes[i] ^ hashes[j]).bit_count() <= max_hamming}
+
+
+def test_near_hashes_are_those_of_a_brute_force_search():
+    rng = np.random.default_rng(0)
+    base = rng.integers(0, 2**63, 20, dtype=np.uint64)
+    hashes = np.concatenate([base, *(base ^ (np.uint64(1) << rng.integers(0, 64, 20, dtype=np.uint64)) for _ in "123")])
+    for max_hamming in (0, 1, 2, 4):
+        found = {(min(pair), max(pair)) for pair in near_hashes(hashes, max_hamming)}
+        assert found == brute_force(hashes, max_hamming)
+
+
+def smooth(seed):
+    noise = np.random.default_rng(seed).integers(0, 256, (9, 9, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(noise).resize((96, 96), Image.Resampling.BICUBIC))
+
+
+def test_the_hash_survives_resizing_and_tells_pictures_apart():
+    first, other = smooth(1), smooth(2)
+    small = np.asarray(Image.fromarray(first).resize((48, 48), Image.Resampling.BICUBIC))
+    assert (perceptual_hash(first) ^ perceptual_hash(small)).bit_count() <= 4
+    assert (perceptual_hash(first) ^ perceptual_hash(other)).bit_count() > 12
+
+
+def test_near_pictures_join_through_a_third():
+    hashes = np.array([0b0000, 0b0011, 0b1111, 1 << 40 | 0xFF00], np.uint64)
+    assert same_picture([b"a", b"b", b"c", b"d"], hashes, 2).tolist() == [0, 0, 0, 3]
+    assert same_picture([b"a", b"b", b"a", b"d"], hashes, None).tolist() == [0, 1, 0, 3]
+
+
+def test_of_duplicates_the_one_named_test_is_kept():
+    assert keeper(np.array([0, 0, 2, 2]), np.array([False, True, False, False])).tolist() == [1, 1, 2, 2]
+
+
+def splits(config, size, named=None, groups=None):
+    digests = [f"picture {i}".encode() for i in range(size)]
+    return assign_splits(config, np.arange(size), digests, groups or [None] * size, named or [None] * size)
+
+
+def test_more_rows_do_not_move_the_rows_before():
+    config = FilterConfig(validation_fraction=0.2, test_fraction=0.3)
+    few, more = splits(config, 1000), splits(config, 2000)
+    assert more[:1000] == few
+    assert abs(few.count("test") / 1000 - 0.3) < 0.05 and abs(few.count("validation") / 1000 - 0.2) < 0.05
+
+
+def test_a_group_of_the_source_is_in_one_split():
+    found = splits(FilterConfig(test_fraction=0.4), 300, groups=[f"g{i % 30}" for i in range(300)])
+    assert all(len({found[i] for i in range(g, 300, 30)}) == 1 for g in range(30)) and len(set(found)) > 1
+
+
+def test_named_test_stays_and_named_train_is_never_test():
+    named = ["test", "train"] * 200
+    found = splits(FilterConfig(validation_fraction=0.2, test_fraction=0.5), 400, named=named)
+    assert set(found[::2]) == {"test"} and set(found[1::2]) == {"train", "validation"}

@@ -1,0 +1,77 @@
+"""Facts about the data team's dump."""
+
+import pytest
+
+from tests.unclip.data.data_fixtures import TinyEncoder, sample, write_source
+from unclip.data.config import ShardsConfig
+from unclip.data.dump import embed_dump, inspect_dump, search_dump
+
+
+def quiet(*args, **figures):
+    pass
+
+
+def tars(tmp_path, count, rows=8):
+    for shard in range(count):
+        if not (tmp_path / f"s{shard}").exists():
+            write_source(tmp_path / f"s{shard}", [sample(i, shard=shard) for i in range(rows)])
+    return ShardsConfig(pattern=str(tmp_path / "s*" / "shard.tar"))
+
+
+def dump(tmp_path, count=2, encoder=None):
+    clip = tmp_path / "clip"
+    clip.mkdir(exist_ok=True)
+    (clip / "weights.safetensors").write_bytes(b"weights")
+    (clip / "clip.json").write_text("{}")
+    return embed_dump(tars(tmp_path, count), tmp_path / "dump", encoder or TinyEncoder(), clip, 4, quiet)
+
+
+def test_a_picture_finds_itself_and_a_text_its_caption(tmp_path):
+    dump(tmp_path)
+    (tmp_path / "query.png").write_bytes(sample(5, shard=1).image)
+    found = search_dump(tmp_path / "dump", TinyEncoder(), None, tmp_path / "query.png", 3)
+    assert found[0]["key"] == "00000100005" and found[0]["cosine"] > 0.999 and len(found) == 3
+    assert len(search_dump(tmp_path / "dump", TinyEncoder(), "a word", None, 100)) == 16
+
+
+def test_one_more_shard_embeds_that_shard_only(tmp_path):
+    assert dump(tmp_path, 2)["embedded_shards"] == 2
+    before = (tmp_path / "dump" / "parts" / "000000.parquet").stat().st_mtime_ns
+    more = dump(tmp_path, 3)
+    assert more["embedded_shards"] == 1 and more["rows"] == 24
+    assert (tmp_path / "dump" / "parts" / "000000.parquet").stat().st_mtime_ns == before
+
+
+def test_another_clip_is_refused(tmp_path):
+    dump(tmp_path)
+    other = TinyEncoder(weights_digest="x" * 64)
+    with pytest.raises(ValueError, match=r"weights_digest w+, the CLIP given has x+"):
+        search_dump(tmp_path / "dump", other, "a word", None, 1)
+    with pytest.raises(ValueError, match="weights_digest"):
+        dump(tmp_path, 2, other)
+
+
+def test_inspection_counts_and_finds_what_was_changed(tmp_path):
+    dump(tmp_path)
+    found = inspect_dump(tmp_path / "dump")
+    assert (found["rows"], found["parts"], found["problems"], found["duplicate_pairs"]) == (16, 2, [], 0)
+    assert sum(found["similarity"]["counts"]) == 16 * 15 // 2
+    (tmp_path / "dump" / "keys.parquet").write_bytes(b"other")
+    assert inspect_dump(tmp_path / "dump")["problems"] == ["keys.parquet has changed"]
+
+
+def test_a_dump_that_was_killed_goes_on(tmp_path):
+    dump(tmp_path)
+    whole = {p.name: p.read_bytes() for p in (tmp_path / "dump").rglob("*.parquet")}
+    (tmp_path / "dump" / "parts" / "000001.json").unlink()
+    (tmp_path / "dump" / "manifest.json").unlink()
+    assert "not finished" in inspect_dump(tmp_path / "dump")["problems"][0]
+    assert dump(tmp_path)["embedded_shards"] == 1
+    assert {p.name: p.read_bytes() for p in (tmp_path / "dump").rglob("*.parquet")} == whole
+
+
+def test_neither_or_both_of_text_and_image_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="one of them"):
+        search_dump(tmp_path, TinyEncoder(), None, None, 1)
+    with pytest.raises(ValueError, match="is no dump"):
+        search_dump(tmp_path, TinyEncoder(), "a", None, 1)

@@ -1,0 +1,85 @@
+"""Facts about scores and the filter's policy."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.unclip.data.data_fixtures import sample, write_source
+from unclip.data.config import FilterConfig
+from unclip.data.filters import Selection, filter_rows, score_pixels, score_shard
+from unclip.data.shards import ShardReader
+
+
+def scores_of(tmp_path, samples):
+    return score_shard(ShardReader(write_source(tmp_path / "s", samples) / "shard.tar"))
+
+
+def run(config, scores):
+    selection = Selection.of(scores["key"].to_pylist(), np.zeros(len(scores), np.int32))
+    kept = filter_rows(config, scores, selection)
+    return kept, {row["key"]: row["reason"] for row in selection.dropped}, selection
+
+
+def changed(scores, name, row, value):
+    values = scores[name].to_pylist()
+    values[row] = value
+    column = scores.schema.get_field_index(name)
+    field = scores.schema.field(name)
+    return scores.set_column(column, field, pa.array(values, field.type))
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "reason"),
+    [
+        ("status", "undecodable", "undecodable"),
+        ("width", 20, "small"),
+        ("width", 480, "aspect"),
+        ("std", 0.5, "flat"),
+        ("words", 0, "few_words"),
+        ("chars", 2, "short_caption"),
+    ],
+)
+def test_each_threshold_drops_the_row_it_is_for(tmp_path, column, value, reason):
+    scores = changed(scores_of(tmp_path, [sample(i) for i in range(4)]), column, 2, value)
+    kept, dropped, _ = run(FilterConfig(), scores)
+    assert dropped == {"00000000002": reason} and len(kept) == 3
+
+
+def test_the_funnel_adds_up_and_nothing_is_lost(tmp_path):
+    samples = [sample(i, seed=i % 4, caption="same words" if i < 6 else None) for i in range(10)]
+    kept, dropped, selection = run(FilterConfig(max_per_caption=2), scores_of(tmp_path, samples))
+    steps = selection.funnel
+    assert all(step["rows_in"] - step["dropped"] == step["rows_out"] for step in steps)
+    assert steps[-1]["rows_out"] == len(kept) and len(kept) + len(dropped) == 10
+    assert sorted(set(dropped.values())) == ["duplicate", "frequent_caption"]
+
+
+def test_duplicates_stay_where_they_are_not_dropped_but_in_one_split(tmp_path):
+    scores = scores_of(tmp_path, [sample(i, seed=i % 3) for i in range(30)])
+    kept, dropped, _ = run(FilterConfig(drop_duplicates=False, test_fraction=0.5), scores)
+    split = kept["split"].to_pylist()
+    assert dropped == {} and all(len(set(split[i::3])) == 1 for i in range(3))
+
+
+def test_a_policy_that_keeps_nothing_is_refused_with_the_counts(tmp_path):
+    with pytest.raises(ValueError, match="keeps no row; dropped: small 3"):
+        run(FilterConfig(min_side_px=500), scores_of(tmp_path, [sample(i) for i in range(3)]))
+
+
+def test_the_pixel_digest_knows_the_sides():
+    flat = np.zeros((4, 8, 3), np.uint8)
+    assert score_pixels(flat)["pixel_digest"] != score_pixels(flat.reshape(8, 4, 3))["pixel_digest"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"min_words": -1}, "min_words must be >= 0, got -1"),
+        ({"max_aspect": 0.5}, "max_aspect must be >= 1, got 0.5"),
+        ({"test_fraction": 1.0}, "must be below 1"),
+        ({"max_hamming": 4, "drop_duplicates": False}, "max_hamming must be null"),
+    ],
+)
+def test_impossible_settings_are_refused(setting, message):
+    with pytest.raises(ValueError, match=message):
+        FilterConfig(**setting)

@@ -1,0 +1,109 @@
+"""Facts about folders and foreign shards as sources, and about what a shard's recipe depends on."""
+
+import io
+import tarfile
+
+import pytest
+
+from tests.unclip.data.data_fixtures import sample, write_source
+from unclip.data.config import FolderConfig, ShapesConfig, ShardsConfig
+from unclip.data.rows import read_rows
+from unclip.data.shards import ShardReader, sample_files
+from unclip.data.source_plan import expand_braces, folder_chunks, shard_recipes
+from unclip.data.sources import folder_shard, foreign_shard, write_admissions
+
+
+def captioned_folder(tmp_path, rows, header="file,caption", shard_size=3):
+    folder = tmp_path / "pictures"
+    folder.mkdir(exist_ok=True)
+    for i in range(5):
+        (folder / f"{i}.png").write_bytes(sample(i).image)
+    (folder / "broken.png").write_bytes(b"<html>")
+    (tmp_path / "list.csv").write_text("\n".join([header, *rows]) + "\n")
+    return FolderConfig(folder=str(folder), captions=str(tmp_path / "list.csv"), shard_size=shard_size)
+
+
+def statuses(config, shard=0):
+    return [admission.row.status for admission in folder_shard(config, shard)]
+
+
+def test_every_row_of_a_folder_is_kept_or_refused_with_a_reason(tmp_path):
+    rows = ["0.png,a cat", "none.png,a dog", "broken.png,a bird", "1.png,", "../list.csv,out", ",x", "2.png"]
+    config = captioned_folder(tmp_path, rows, shard_size=9)
+    expected = ["ok", "missing_file", "undecodable", "no_caption", "outside_folder", "no_file", "no_caption"]
+    assert statuses(config) == expected
+    metrics = write_admissions(tmp_path, folder_shard(config, 0))
+    assert metrics["kept"] == 1 and sum(metrics["refused"].values()) == 6
+    assert len(read_rows(tmp_path / "rows.parquet")) == 7 and ShardReader(tmp_path / "shard.tar").caption(0) == "a cat"
+
+
+@pytest.mark.parametrize(
+    ("header", "rows", "message"),
+    [
+        ("file,text", ["0.png,a"], "has no column 'caption'; it has file, text"),
+        ("file,caption", [], "has no rows"),
+        ("file,caption", ['0.png,"open'], "is no CSV"),
+    ],
+)
+def test_a_malformed_list_is_one_clear_error(tmp_path, header, rows, message):
+    with pytest.raises(ValueError, match=message):
+        folder_chunks(captioned_folder(tmp_path, rows, header))
+
+
+def test_more_rows_leave_the_recipes_of_full_shards(tmp_path):
+    few = shard_recipes(captioned_folder(tmp_path, [f"{i}.png,c{i}" for i in range(3)]))
+    more = shard_recipes(captioned_folder(tmp_path, [f"{i}.png,c{i}" for i in range(5)]))
+    assert len(more) == 2 and more[0] == few[0]
+
+
+def test_a_changed_picture_changes_its_shard_only(tmp_path):
+    config = captioned_folder(tmp_path, [f"{i}.png,c{i}" for i in range(5)])
+    before = shard_recipes(config)
+    (tmp_path / "pictures" / "4.png").write_bytes(sample(99).image)
+    after = shard_recipes(config)
+    assert after[0] == before[0] and after[1] != before[1]
+
+
+def test_more_shapes_leave_the_recipes_of_full_shards():
+    few, more = (shard_recipes(ShapesConfig(num_samples=n, shard_size=10)) for n in (25, 31))
+    assert [r["rows"] for r in more] == [10, 10, 10, 1] and more[:2] == few[:2] and more[2] != few[2]
+
+
+def foreign_tar(path, files):
+    with tarfile.open(path, "w") as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return ShardsConfig(pattern=str(path))
+
+
+def test_foreign_samples_are_sorted_and_the_bad_refused(tmp_path):
+    good = sample(3).image
+    files = {"b.png": good, "b.txt": b"later", "a.png": good, "a.json": b'{"caption": "first", "url": "http://x"}'}
+    files |= {"c.png": good, "d.txt": b"no picture", "e.jpg": b"junk", "e.txt": b"junk"}
+    found = list(foreign_shard(foreign_tar(tmp_path / "x.tar", files), 0))
+    assert [a.row.status for a in found] == ["ok", "ok", "no_caption", "no_image", "undecodable"]
+    assert [a.row.caption for a in found[:2]] == ["first", "later"] and found[0].row.url == "http://x"
+
+
+def test_our_own_shards_come_back_with_their_identity_and_split(tmp_path):
+    source = write_source(tmp_path / "s", [sample(i, split="test") for i in range(3)])
+    found = list(foreign_shard(ShardsConfig(pattern=str(source / "*.tar")), 0))
+    assert [a.sample.sample_id for a in found] == [sample(i).sample_id for i in range(3)]
+    assert all(a.sample.meta["split"] == "test" for a in found)
+
+
+def test_a_broken_foreign_tar_is_one_clear_error(tmp_path):
+    config = foreign_tar(tmp_path / "x.tar", {f"{i}.png": sample(i).image for i in range(9)})
+    data = (tmp_path / "x.tar").read_bytes()
+    (tmp_path / "x.tar").write_bytes(data[:3000])
+    with pytest.raises(ValueError, match=r"x\.tar is not a whole tar"):
+        list(foreign_shard(config, 0))
+
+
+def test_braces_expand_and_a_missing_shard_is_named(tmp_path):
+    assert expand_braces("a{08..10}{x,y}.tar")[:3] == ["a08x.tar", "a08y.tar", "a09x.tar"]
+    foreign_tar(tmp_path / "0.tar", sample_files(sample(0)))
+    with pytest.raises(ValueError, match=r"there is no .*1\.tar"):
+        shard_recipes(ShardsConfig(pattern=str(tmp_path / "{0..1}.tar")))

@@ -1,0 +1,73 @@
+"""Facts about the embedding table."""
+
+from dataclasses import replace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from tests.unclip.data.data_fixtures import part
+from unclip.data.table import Embedded, check_agree, read_info, read_part, read_parts, vectors_of, write_part
+
+
+def vectors(seed, size=20, dimension=12):
+    return np.random.default_rng(seed).normal(size=(size, dimension)).astype(np.float32) * 7
+
+
+def test_a_part_reads_back_at_norm_one_and_keeps_the_raw_vectors(tmp_path):
+    raw = vectors(0)
+    found = read_part(part(tmp_path / "p.parquet", raw))
+    norms = np.linalg.norm(raw, axis=1, keepdims=True)
+    assert np.allclose(np.linalg.norm(found.image, axis=1), 1, atol=1e-6)
+    assert np.allclose(found.image, raw / norms, atol=2e-3) and np.allclose(found.clip_score, 1, atol=1e-6)
+    assert np.array_equal(vectors_of(tmp_path / "p.parquet", "image_embedding"), raw.astype(np.float16))
+
+
+def test_the_same_rows_give_the_same_bytes(tmp_path):
+    first, second = part(tmp_path / "a.parquet", vectors(0)), part(tmp_path / "b.parquet", vectors(0))
+    assert first.read_bytes() == second.read_bytes()
+
+
+def test_columns_hold_no_nulls_and_vectors_are_split_by_byte(tmp_path):
+    file = pq.ParquetFile(part(tmp_path / "p.parquet", vectors(0)))
+    assert not any(field.nullable for field in file.schema_arrow)
+    columns = [file.metadata.row_group(0).column(i) for i in range(file.metadata.num_columns)]
+    coded = {c.path_in_schema for c in columns if "BYTE_STREAM_SPLIT" in c.encodings}
+    assert coded == {"image_embedding.list.element", "text_embedding.list.element"}
+
+
+@pytest.mark.parametrize("field", ["weights_digest", "preprocessing_digest", "tokenizer", "compute_type"])
+def test_parts_made_otherwise_are_refused_with_the_field(tmp_path, field):
+    paths = [part(tmp_path / f"{i}.parquet", vectors(i), shard=i) for i in range(2)]
+    found = read_part(paths[1])
+    rows = Embedded(
+        keys=found.keys, sample_ids=[bytes(16)] * 20, image_sha256=found.image_sha256, image=found.image,
+        text=found.text, tokens=found.tokens, captions=found.captions,
+    )  # fmt: skip
+    write_part(paths[1], rows, replace(found.info, **{field: "other"}))
+    with pytest.raises(ValueError, match=f"has {field} other, but"):
+        read_parts(paths)
+
+
+def test_a_file_that_is_no_part_is_refused(tmp_path):
+    table = pq.read_table(part(tmp_path / "p.parquet", vectors(0)))
+    pq.write_table(table.replace_schema_metadata(None), tmp_path / "bare.parquet")
+    pq.write_table(table.slice(0, 5), tmp_path / "short.parquet")
+    pq.write_table(table.drop_columns("tokens"), tmp_path / "narrow.parquet")
+    (tmp_path / "cut.parquet").write_bytes((tmp_path / "p.parquet").read_bytes()[:-20])
+    for name, message in (("bare", "lacks"), ("short", "says 20"), ("narrow", "columns"), ("cut", "not a whole")):
+        with pytest.raises(ValueError, match=message):
+            read_info(tmp_path / f"{name}.parquet")
+
+
+@pytest.mark.parametrize("bad", [0.0, np.nan, 1e6])
+def test_an_embedding_that_is_zero_or_not_finite_is_not_written(tmp_path, bad):
+    rows = vectors(0)
+    rows[7] = bad
+    with pytest.raises(ValueError, match="of 00000000007 is zero or not finite"):
+        part(tmp_path / "p.parquet", rows)
+
+
+def test_an_empty_part_reads_back_empty(tmp_path):
+    found = read_part(part(tmp_path / "p.parquet", np.empty((0, 12))))
+    assert len(found) == 0 and found.image.shape == (0, 12) and check_agree([tmp_path / "p.parquet"])[0].num_rows == 0
