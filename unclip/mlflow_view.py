@@ -44,7 +44,9 @@ class MlflowView:
     def open_run(self, run_id: str, pipeline: str, started: str, settings: dict[str, Any]) -> str:
         """The MLflow id of the pipeline run `run_id`, there already or made now."""
         tags = {"unclip.run": run_id, "unclip.pipeline": pipeline, "mlflow.source.name": f"unclip run {pipeline}"}
-        run = self._find_or_create(self._experiment(pipeline), tags, run_id, started)
+        run = self._find_or_create(
+            self._experiment(pipeline), tags, f"{pipeline} {started[:19]}".replace("T", " "), started
+        )
         self._log_params(run, settings)
         self.client.log_dict(run, settings, "settings.json")
         return run
@@ -108,7 +110,8 @@ class MlflowView:
         if found := self.client.get_experiment_by_name(pipeline):
             return str(found.experiment_id)
         place = (self.folder / "artifacts" / pipeline).as_uri()
-        return str(self.client.create_experiment(pipeline, artifact_location=place))
+        tags = {"mlflow.experimentKind": "custom_model_development"}  # the page for training, not for chats
+        return str(self.client.create_experiment(pipeline, artifact_location=place, tags=tags))
 
     def _find_or_create(self, experiment: str, tags: dict[str, str], name: str, started: str) -> str:
         stage = tags.get("unclip.stage")
