@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.pca import Moments
+from models.pca import Moments, full_precision
 
 
 class LinearPrior(nn.Module):
@@ -45,7 +45,8 @@ class LinearPrior(nn.Module):
 
     def forward(self, zt: Tensor) -> Tensor:
         """Unit image embeddings (B, D) of text embeddings (B, D)."""
-        return F.normalize(zt @ self.weight + self.bias, dim=-1)
+        with full_precision(zt):
+            return F.normalize(zt.float() @ self.weight + self.bias, dim=-1)
 
     def sample(self, zt: Tensor, tokens: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """As `forward`: nothing is drawn, and the caption counts through zt alone."""

@@ -3,6 +3,7 @@
 N rows, D embedding dimension, K components, Q buckets.
 """
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Self
 
@@ -79,11 +80,13 @@ class Pca(nn.Module):
 
     def encode(self, embeddings: Tensor) -> Tensor:
         """Coefficients (B, K) of embeddings (B, D)."""
-        return (embeddings - self.mean) @ self.components.T
+        with full_precision(embeddings):
+            return (embeddings.float() - self.mean) @ self.components.T
 
     def decode(self, coefficients: Tensor) -> Tensor:
         """The embeddings (B, D) of coefficients (B, k <= K); the components left out stay at the mean."""
-        return coefficients @ self.components[: coefficients.shape[1]] + self.mean
+        with full_precision(coefficients):
+            return coefficients.float() @ self.components[: coefficients.shape[1]] + self.mean
 
     def quantise(self, coefficients: Tensor) -> Tensor:
         """The bucket (B, K) int64, 0..Q-1, that each coefficient falls in."""
@@ -102,6 +105,11 @@ class Pca(nn.Module):
         values = quantiles(coefficients, share).T.contiguous()  # (K, 2Q - 1)
         self.levels.copy_(values[:, 0::2])
         self.edges.copy_(values[:, 1::2])
+
+
+def full_precision(like: Tensor) -> AbstractContextManager[None]:
+    """No autocast inside: what is fitted in float64 is not to be read in bf16."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def quantiles(rows: Tensor, shares: Tensor) -> Tensor:

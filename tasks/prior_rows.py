@@ -18,7 +18,7 @@ from unclip.data.table import Part, check_agree, read_part
 from unclip.metrics.retrieval import retrieval_figures
 from unclip.training.job import Batch, Indices
 
-VALIDATION_ROWS = 256
+VALIDATION_ROWS = 128
 VALIDATION_SEED = 0
 
 

@@ -86,3 +86,10 @@ def test_impossible_counts_are_refused():
         Pca(8, 9, 4)
     with pytest.raises(ValueError, match="num_buckets must be >= 2, got 1"):
         Pca(8, 4, 1)
+
+
+def test_codes_are_the_same_under_autocast(rows, pca):
+    codes = pca.quantise(pca.encode(rows))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(pca.quantise(pca.encode(rows)), codes)
+        assert pca.decode(pca.dequantise(codes)).dtype == torch.float32
