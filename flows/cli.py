@@ -151,12 +151,12 @@ def ui(
     store: StoreDir = STORE, stop: Annotated[bool, typer.Option("--stop", help="Stop the Prefect server")] = False
 ) -> None:
     """Serve the Prefect and MLflow pages of a store until Ctrl-C. Example: unclip ui --store store"""
-    from flows.running import serve_pages, stop_pages
+    from flows.serve import show_pages, stop_pages
 
-    if stop:
-        stop_pages(store)
-    else:
-        serve_pages(store)
+    if not stop:
+        show_pages(store)
+    elif not stop_pages(store):
+        out.print(f"nothing is served of {store}")
 
 
 def main() -> None:

@@ -51,15 +51,18 @@ def serve_flow(file: Path, name: str, store: Path, overrides: tuple[str, ...]) -
     pipeline = load_pipeline(file, name, overrides)
     if pipeline.schedule is None:
         raise ValueError(f"{name}.schedule is needed to serve it: {{every_s: 86400}} or {{cron: '0 3 * * *'}}")
-    server = start_server(store)
-    apply_environment(store, server.wait())
-    from flows.retrain import retrain
     from flows.serve import serve
 
+    when = pipeline.schedule.cron or pipeline.schedule.every_s
+    assert when is not None
     parameters = {
         "name": name,
         "store": str(store.resolve()),
         "overrides": list(overrides),
         "file": str(file.resolve()),
     }
-    serve(retrain, name, pipeline.schedule, parameters)
+    apply_environment(store, start_server(store).wait())
+    from flows.retrain import retrain
+
+    out.print(f"{name} runs {f'every {when:g} s' if isinstance(when, float) else when} into {store}, until Ctrl-C")
+    serve(retrain, name, when, store, parameters)

@@ -1,0 +1,89 @@
+from pathlib import Path
+
+import pytest
+
+from flows.config import load_pipeline
+
+ROOT = Path(__file__).resolve().parents[2]
+FILE = ROOT / "pipelines.yaml"
+
+
+def refused(tmp_path, text, name="big", overrides=()):
+    path = tmp_path / "pipelines.yaml"
+    path.write_text(FILE.read_text() + "\n" + text)
+    with pytest.raises(ValueError) as error:
+        load_pipeline(path, name, overrides)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["shapes", "emoji", "paper"])
+def test_every_pipeline_of_ours_loads(name, monkeypatch):
+    monkeypatch.setenv("UNCLIP_URLS", "pairs.csv")
+    assert load_pipeline(FILE, name).about
+
+
+def test_a_misspelt_setting_is_named_with_its_place_and_the_right_one(tmp_path):
+    text = "big:\n  extends: shapes\n  embed:\n    batch_sizee: 3\n"
+    line = len(FILE.read_text().splitlines()) + 5
+    assert refused(tmp_path, text) == f"pipelines.yaml:{line}:5 big.embed.batch_sizee: did you mean 'batch_size'?"
+
+
+def test_a_misspelt_setting_deep_in_a_network_is_named(tmp_path):
+    text = "big:\n  extends: shapes\n  decoder:\n    network:\n      unet: {chanels: 3}\n"
+    assert "big.decoder.network.unet.chanels: did you mean 'channels'?" in refused(tmp_path, text)
+
+
+def test_all_errors_come_at_once(tmp_path):
+    text = "big:\n  extends: shapes\n  sead: 1\n  embed: {batch_size: many}\n"
+    message = refused(tmp_path, text)
+    assert "big.sead: did you mean 'seed'?" in message
+    assert "big.embed.batch_size: input should be a valid integer" in message
+
+
+def test_an_impossible_value_says_what_is_allowed(tmp_path):
+    message = refused(tmp_path, "big: {extends: shapes, embed: {batch_size: 0}}\n")
+    assert message.endswith("big.embed: batch_size must be >= 1, got 0")
+
+
+def test_dimensions_that_do_not_fit_are_refused(tmp_path):
+    message = refused(tmp_path, "big: {extends: shapes, upsampler_top: {network: {low_px: 20}}}\n")
+    assert "big.upsampler_top.network.low_px must be upsampler_mid's high_px" in message
+
+
+def test_an_unknown_pipeline_is_answered_with_the_known_ones(tmp_path):
+    message = refused(tmp_path, "big: {extends: shapes}\n", name="bigg")
+    assert message.startswith("pipelines.yaml has no pipeline 'bigg'; it has shapes,")
+
+
+def test_extends_in_a_circle_is_refused(tmp_path):
+    message = refused(tmp_path, "big: {extends: bigger}\nbigger: {extends: big}\n")
+    assert message == "pipelines.yaml: 'extends' goes round in a circle: big -> bigger -> big"
+
+
+def test_an_override_wins_and_its_errors_name_it(tmp_path):
+    assert load_pipeline(FILE, "shapes", ("embed.batch_size=17",)).embed.batch_size == 17
+    message = refused(tmp_path, "", name="shapes", overrides=("embed.batch=1",))
+    assert message == "--set embed.batch shapes.embed.batch: did you mean 'batch_size'?"
+
+
+def test_an_override_without_a_value_is_refused(tmp_path):
+    assert refused(tmp_path, "", "shapes", ("seed",)) == "--set must be stage.field=value, got 'seed'"
+
+
+def test_the_environment_is_interpolated_and_must_be_there(tmp_path, monkeypatch):
+    text = "big: {extends: shapes, source: {shapes: null, folder: {folder: '${env:UNCLIP_T}/a', captions: c.csv}}}\n"
+    monkeypatch.delenv("UNCLIP_T", raising=False)
+    assert "the environment has no variable UNCLIP_T" in refused(tmp_path, text)
+    monkeypatch.setenv("UNCLIP_T", "/data")
+    path = tmp_path / "pipelines.yaml"
+    assert load_pipeline(path, "big").source.folder.folder == "/data/a"
+
+
+def test_a_schedule_says_one_thing(tmp_path):
+    text = "big: {extends: shapes, schedule: {cron: '0 3 * * *'}}\n"  # shapes has every_s
+    assert "big.schedule: schedule needs either 'cron' or 'every_s'" in refused(tmp_path, text)
+
+
+def test_yaml_that_cannot_be_read_is_one_line(tmp_path):
+    message = refused(tmp_path, "big: [")
+    assert message.startswith("pipelines.yaml cannot be read") and "\n" not in message
