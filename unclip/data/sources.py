@@ -49,7 +49,7 @@ class Found:
 def admit(found: Found, key: str) -> Admission:
     """The sample under `key` if there is a caption and a picture that decodes to its end, else the reason."""
     identity = found.identity or sample_id(found.source_id, found.caption)
-    refused = {"sample_id": identity, "caption": found.caption, "url": found.url}
+    refused: dict[str, Any] = {"sample_id": identity, "caption": found.caption, "url": found.url}
     if isinstance(found.data, str):
         return Admission(row=Row(**refused, status=found.data, detail=found.source_id))
     if not found.caption.strip():

@@ -115,7 +115,7 @@ def storable(rows: Floats) -> NDArray[np.bool_]:
     """Of each embedding, whether it is finite in float16 and not zero."""
     with np.errstate(over="ignore"):
         narrow = rows.astype(np.float16)
-    good: NDArray[np.bool_] = np.isfinite(narrow).all(1) & narrow.any(1)
+    good: NDArray[np.bool_] = np.isfinite(narrow).all(axis=1) & (narrow != 0).any(axis=1)
     return good
 
 
