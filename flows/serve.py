@@ -19,6 +19,7 @@ from unclip.mlflow_view import tracking_uri
 from unclip.prefect_server import OFFLINE, apply_environment, start_server, stop_server
 
 Schedule = str | float
+_TRAINING = "#/experiments?workflowType=machine_learning"  # MLflow's page opens for chats otherwise
 
 
 def serve(
@@ -54,7 +55,7 @@ def pages(store_root: Path) -> Iterator[dict[str, str]]:
     mlflow.start()
     try:
         _await(f"http://127.0.0.1:{port}/health", mlflow, root)
-        yield {"prefect": server.wait().removesuffix("/api"), "mlflow": f"http://127.0.0.1:{port}"}
+        yield {"prefect": server.wait().removesuffix("/api"), "mlflow": f"http://127.0.0.1:{port}/{_TRAINING}"}
     finally:
         leaving.set()
         mlflow.join()
