@@ -110,8 +110,7 @@ class MlflowView:
         if found := self.client.get_experiment_by_name(pipeline):
             return str(found.experiment_id)
         place = (self.folder / "artifacts" / pipeline).as_uri()
-        tags = {"mlflow.experimentKind": "custom_model_development"}  # the page for training, not for chats
-        return str(self.client.create_experiment(pipeline, artifact_location=place, tags=tags))
+        return str(self.client.create_experiment(pipeline, artifact_location=place))
 
     def _find_or_create(self, experiment: str, tags: dict[str, str], name: str, started: str) -> str:
         stage = tags.get("unclip.stage")
