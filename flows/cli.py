@@ -82,7 +82,9 @@ def show_plan(
         [p.stage, _found(p), _seconds(p.seconds), size(p.num_bytes) if p.num_missing else "", p.why or p.artifact[:12]]
         for p in plans
     ]
-    out.print(table(f"plan of {name} in {store}", ["stage", "will be", "seconds", "disk", "why"], rows, ["seconds", "disk"]))
+    out.print(
+        table(f"plan of {name} in {store}", ["stage", "will be", "seconds", "disk", "why"], rows, ["seconds", "disk"])
+    )
     total = sum(p.seconds or 0 for p in plans)
     unknown = any(p.num_missing and p.seconds is None for p in plans)
     out.print("nothing to do" if is_complete(plans) else f"about {total:.0f} s{' and what no run knows yet' * unknown}")
@@ -185,7 +187,8 @@ def _fail(error: Exception, code: int) -> None:
 def explained(error: BaseException) -> str:
     """An error as the user reads it."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full: {error.filename or 'the store'} could not be written; nothing is lost, make room and run again"
+        where = error.filename or "the store"
+        return f"the disk is full: {where} could not be written; nothing is lost: make room and run again"
     if isinstance(error, ValueError) or type(error).__module__.startswith("unclip"):
         return str(error)
     return f"{type(error).__name__}: {error} (-v shows where)"

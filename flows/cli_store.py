@@ -1,7 +1,6 @@
 """The verbs that ask the store: lineage, diff, verify, gc, accept, track."""
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -9,7 +8,7 @@ import typer
 from flows.cli import FILE, STORE, File, Json, Name, StoreDir, app
 from flows.terminal import out, size, table
 
-Reference = Annotated[str, typer.Argument(help="A key prefix, a path in the store, or a PNG of ours", show_default=False)]
+Reference = Annotated[str, typer.Argument(help="A key prefix, a path in the store, or a PNG", show_default=False)]
 
 
 @app.command(rich_help_panel="Store")
@@ -69,9 +68,10 @@ def gc(
     from unclip.lineage import collect
     from unclip.store import Store
 
-    rows = [[path.parent.name, path.name[:12], size(n), n] for path, n in collect(Store(store), keep_runs, not remove)]
-    out.print(table("removed" if remove else "would go", ["kind", "key", "size"], [r[:3] for r in rows], ["size"]))
-    out.print(size(sum(r[3] for r in rows)) + ("" if remove else ": --remove removes them"))
+    found = list(collect(Store(store), keep_runs, not remove))
+    rows = [[path.parent.name, path.name[:12], size(num_bytes)] for path, num_bytes in found]
+    out.print(table("removed" if remove else "would go", ["kind", "key", "size"], rows, ["size"]))
+    out.print(size(sum(num_bytes for _, num_bytes in found)) + ("" if remove else ": --remove removes them"))
 
 
 @app.command(rich_help_panel="Store")

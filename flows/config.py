@@ -119,17 +119,21 @@ def _line(values: Values, where: Where, name: str, message: str, joint: str = ""
 
 def _allowed(where: Where) -> list[str]:
     """The settings of the section at that path."""
-    names = {n: f.annotation for n, f in Pipeline.model_fields.items()}
+    names = _settings(Pipeline)
     for step in where:
-        kind = next((k for k in (names.get(str(step)), *get_args(names.get(str(step)))) if _has_fields(k)), None)
+        kinds = (names.get(str(step)), *get_args(names.get(str(step))))
+        kind = next((k for k in kinds if _has_fields(k)), None)
         if kind is None:
             return []
-        names = (
-            {f.name: f.type for f in fields(kind)}
-            if is_dataclass(kind)
-            else {n: f.annotation for n, f in kind.model_fields.items()}
-        )
+        names = _settings(kind)
     return list(names)
+
+
+def _settings(kind: Any) -> dict[str, Any]:
+    """The settings of a section by name, with their types."""
+    if is_dataclass(kind):
+        return {f.name: f.type for f in fields(kind)}
+    return {name: field.annotation for name, field in kind.model_fields.items()}
 
 
 def _has_fields(kind: Any) -> bool:

@@ -1,22 +1,22 @@
 """The whole pipeline as one Prefect flow, and the same stages called directly, without Prefect and MLflow."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
-from prefect import flow, get_client, task
+from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
-from prefect.states import Cancelled
 
 from flows.execute import Execution
 from flows.graph import TRAINED, Graph, Stage, open_graph
 from flows.interrupt import on_interrupt
 from flows.recorder import Recorder
 from flows.terminal import Bars, err
+from unclip.prefect_service import crash_running
 from unclip.runs import begin_run, end_run
 from unclip.tracking import Tracker
 
@@ -54,11 +54,11 @@ def watched(graph: Graph) -> Iterator[Execution]:
             bars.progress.stop()
             err.print(left_behind(graph, execution))
 
-        acts = [
+        acts: list[Callable[[], object]] = [
             say_what_stays,
-            lambda: end_run(graph.store, run, "interrupted"),
-            partial(cancel_flow_run, flow_run.get_id()),
-            lambda: tracker.close("interrupted", timeout_s=1.0),
+            partial(end_run, graph.store, run, "interrupted"),
+            partial(crash_running, os.environ["PREFECT_API_URL"], "interrupted", flow_run.get_id()),
+            partial(tracker.close, "interrupted", timeout_s=1.0),
         ]
         with on_interrupt(acts):
             try:
@@ -74,15 +74,9 @@ def left_behind(graph: Graph, execution: Execution) -> str:
     """What an interrupted run says: what the next one will find."""
     done = ", ".join(execution.made) or "nothing yet"
     going = execution.at_work
-    more = f"; {going} goes on from its last checkpoint" if going in TRAINED else f"; {going} begins again" * bool(going)
+    how = "goes on from its last checkpoint" if going in ("clip", *TRAINED) else "begins again"
+    more = f"; {going} {how}" if going else ""
     return f"interrupted. The next `unclip run {graph.name}` finds: {done}{more}"
-
-
-def cancel_flow_run(run_id: str | None) -> None:
-    """Tell the Prefect server that a flow run was cancelled, so that its page does not show it running for ever."""
-    if run_id is not None:
-        with get_client(sync_client=True) as client:
-            client.set_flow_run_state(UUID(run_id), Cancelled(message="interrupted"), force=True)
 
 
 def _retries(stage: Stage) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def _plain(path: Path, node: yaml.Node, where: Where, places: dict[Where, str]) 
         return tree
     if isinstance(node, yaml.SequenceNode):
         return [_plain(path, item, (*where, i), places) for i, item in enumerate(node.value)]
-    value = yaml.SafeLoader("").construct_object(node)  # type: ignore[no-untyped-call]
+    value = yaml.SafeLoader("").construct_object(node)
     return _interpolated(value, places[where]) if isinstance(value, str) else value
 
 

@@ -5,7 +5,8 @@ from dataclasses import asdict
 from typing import Any
 
 from tasks.context import Context
-from tasks.loading import save_stack, write_json
+from tasks.files import write_json
+from tasks.loading import save_stack
 
 PARTS = ("clip", "pca", "prior_linear", "prior_diffusion", "prior_ar", "decoder", "upsampler_mid", "upsampler_top")
 

@@ -17,9 +17,10 @@ from models.clip import Clip, ClipSpec
 from models.tokenizer import seen_ids
 from tasks import train
 from tasks.clip_batches import HardBatches
+from tasks.clip_files import save_clip
 from tasks.config import ClipStage
 from tasks.context import Context
-from tasks.loading import count_parameters, save_clip
+from tasks.files import count_parameters
 from tasks.zero_shot import accuracies, questions, require_zero_shot
 from unclip.data.pictures import Pictures
 from unclip.data.shards import ShardReader

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tasks.clip import load_pretrained
 from tasks.clip_encoder import encoder_of
-from tasks.loading import load_clip, save_clip
+from tasks.clip_files import load_clip, save_clip
 from unclip.artifact import Artifact
 from unclip.data.config import FolderConfig, ShardsConfig
 from unclip.data.embed import Encoder

@@ -3,8 +3,8 @@
 from typing import Any
 
 from tasks.clip_encoder import encoder_of
+from tasks.clip_files import load_clip
 from tasks.context import Context
-from tasks.loading import load_clip
 from unclip.data.embed import embed_shard
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from models.stack import Rendering
 from tasks.loading import load_stack
-from unclip.store import Artifact
+from unclip.artifact import Artifact
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,17 +1,14 @@
-"""Networks out of artifacts: configuration as JSON, weights as safetensors, nothing unpickled; all of them frozen."""
+"""Networks and whole stacks out of artifacts, all of them frozen."""
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from pydantic import TypeAdapter
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from models.ar_prior import ArPrior
-from models.clip import Clip, ClipSpec
 from models.config import ArPriorConfig, DecoderConfig, DiffusionPriorConfig, LinearPriorConfig, UpsamplerConfig
 from models.decoder import Decoder
 from models.diffusion_prior import DiffusionPrior
@@ -19,7 +16,9 @@ from models.linear_prior import LinearPrior
 from models.pca import Pca
 from models.stack import Prior, Stack
 from models.upsampler import Upsampler
-from unclip.store import Artifact
+from tasks.clip_files import load_clip
+from tasks.files import with_weights, write_json
+from unclip.artifact import Artifact
 
 Sizes = dict[str, int]
 
@@ -40,48 +39,12 @@ NETWORKS: dict[str, tuple[type[Any], Callable[[Any, Sizes], nn.Module]]] = {
 }
 
 
-def save_network(out: Path, config: Any, **sizes: int) -> None:
-    """Write `config.json`, which with the weights beside it is all that `load_network` needs.
-
-    config: the network's dataclass; sizes: the constructor's other arguments by name (embed_dim, vocab_size, context;
-    for `prior_ar` num_components and num_buckets too).
-    """
-    write_json(out / "config.json", {"network": asdict(config), **sizes})
-
-
 def load_network(artifact: Artifact, online: bool = False, device: str = "cpu") -> nn.Module:
     """The network of an artifact of one of the kinds in NETWORKS: averaged weights or, where asked, the online ones."""
     sizes = json.loads((artifact.path / "config.json").read_text())
     config_type, build = NETWORKS[artifact.kind]
     network = build(TypeAdapter(config_type).validate_python(sizes.pop("network")), sizes)
     return with_weights(network, artifact.path / ("online.safetensors" if online else "ema.safetensors"), device)
-
-
-def with_weights(network: nn.Module, path: Path, device: str) -> nn.Module:
-    """The network with the weights of a safetensors file, in evaluation mode, frozen, on a device."""
-    network.load_state_dict(load_file(path))
-    return network.to(device).eval().requires_grad_(False)
-
-
-def load_clip(artifact: Artifact, device: str = "cpu") -> Clip:
-    """The frozen CLIP of a `clip` artifact."""
-    clip = Clip(ClipSpec.from_json(json.loads((artifact.path / "clip.json").read_text())))
-    with_weights(clip.network, artifact.path / "weights.safetensors", device)
-    return clip.to(device).eval().requires_grad_(False)
-
-
-def save_clip(out: Path, clip: Clip) -> None:
-    """Write `clip.json` and `weights.safetensors`."""
-    write_json(out / "clip.json", clip.spec.to_json())
-    save_weights(out / "weights.safetensors", clip.network)
-
-
-def load_pca(artifact: Artifact, device: str = "cpu") -> Pca:
-    """The principal components of a `pca` artifact."""
-    record = json.loads((artifact.path / "pca.json").read_text())
-    pca = Pca(record["embed_dim"], record["num_components"], record["num_buckets"])
-    with_weights(pca, artifact.path / "pca.safetensors", device)
-    return pca
 
 
 def load_prior(artifact: Artifact, online: bool = False, device: str = "cpu") -> Prior:
@@ -144,18 +107,3 @@ def load_stack(stack: Artifact, online: bool = False, device: str = "cpu") -> St
         mid=load_upsampler(parts["upsampler_mid"], online, device),
         top=load_upsampler(parts["upsampler_top"], online, device),
     )
-
-
-def save_weights(path: Path, network: nn.Module) -> None:
-    """Write parameters and buffers as safetensors."""
-    save_file({name: value.detach().contiguous().clone() for name, value in network.state_dict().items()}, path)
-
-
-def write_json(path: Path, record: Any) -> None:
-    """Write JSON, sorted and indented: the same record gives the same bytes."""
-    path.write_text(json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
-
-
-def count_parameters(network: nn.Module) -> int:
-    """The number of trained numbers in a network."""
-    return sum(parameter.numel() for parameter in network.parameters())

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from models.pca import Moments, Pca, fit_pca, reconstruction_error
 from tasks.context import Context
-from tasks.loading import save_weights, write_json
+from tasks.files import save_weights, write_json
 from tasks.prior_rows import kept_parts
 
 BUCKET_ROWS = 200_000  # at most, of all parts together, from which buckets are fitted

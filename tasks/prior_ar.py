@@ -10,7 +10,8 @@ from models.ar_prior import ArPrior
 from tasks import train
 from tasks.config import PriorArStage
 from tasks.context import Context
-from tasks.loading import load_pca, save_network
+from tasks.files import save_network
+from tasks.pca_files import load_pca
 from tasks.prior_rows import Rows, rows_of, validator
 from unclip.training.job import Batch, Job
 

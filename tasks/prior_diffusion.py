@@ -9,7 +9,7 @@ from models.diffusion_prior import DiffusionPrior
 from tasks import train
 from tasks.config import PriorDiffusionStage
 from tasks.context import Context
-from tasks.loading import save_network
+from tasks.files import save_network
 from tasks.prior_rows import rows_of, validator
 from unclip.training.job import Batch, Job
 

@@ -8,7 +8,7 @@ import torch
 from models.linear_prior import LinearPrior
 from models.pca import Moments
 from tasks.context import Context
-from tasks.loading import save_network, save_weights
+from tasks.files import save_network, save_weights
 from tasks.prior_rows import kept_parts, prior_figures
 
 MIN_ROWS = 2

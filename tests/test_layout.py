@@ -30,8 +30,7 @@ def imported(path):
 def test_imports_go_one_way(package):
     for path in (ROOT / package).rglob("*.py"):
         ours = {name.split(".")[0] for name in imported(path)} & set(MAY_IMPORT)
-        allowed = MAY_IMPORT[package] | ({"models"} if path.name.endswith("config.py") and package == "flows" else set())
-        assert ours <= allowed, f"{path} imports {ours - allowed}"
+        assert ours <= MAY_IMPORT[package], f"{path} imports {ours - MAY_IMPORT[package]}"
 
 
 def test_models_touch_no_files_logs_or_orchestration():

@@ -44,7 +44,7 @@ def stack_of_png(path: Path) -> str:
 
 
 def ancestors(store: Store, manifest: Manifest, depth: int = 0) -> Iterator[tuple[int, str, Manifest]]:
-    """Depth, input name and manifest of everything the artifact was made from; a thing once, per-shard inputs as one."""
+    """Depth, input name and manifest of all that the artifact was made from: each once, per-shard inputs as one."""
     seen: set[str] = set()
     waiting = [(depth, manifest["kind"], manifest)]
     while waiting:

@@ -16,9 +16,9 @@ from models.config import ClipConfig, TextConfig, VisionConfig
 from tasks import clip as stage
 from tasks import train
 from tasks.clip_batches import GROUP, HardBatches
+from tasks.clip_files import load_clip
 from tasks.config import ClipStage
 from tasks.context import Context
-from tasks.loading import load_clip
 from unclip.artifact import Artifact
 from unclip.data.config import ShapesConfig
 from unclip.data.shapes import draw_picture

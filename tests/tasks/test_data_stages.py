@@ -7,10 +7,10 @@ import torch
 from models.clip import Clip, ClipSpec
 from models.config import ClipConfig, TextConfig, VisionConfig
 from tasks import embed, filter, index, score, select, source
+from tasks.clip_files import save_clip
 from tasks.context import Context
-from tasks.loading import save_clip
+from unclip.artifact import Artifact
 from unclip.data.config import EmbedConfig, FilterConfig, IndexConfig, SelectConfig, ShapesConfig
-from unclip.store import Artifact
 
 
 def stage(root, module, config, shard=None, name=None, **inputs):

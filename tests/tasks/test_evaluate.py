@@ -34,9 +34,10 @@ from models.tokenizer import seen_ids
 from models.upsampler import Upsampler
 from tasks import assemble, evaluate, report
 from tasks.assemble_config import AssembleConfig
+from tasks.clip_files import load_clip, save_clip
 from tasks.context import Context
 from tasks.evaluate_config import EvaluateConfig
-from tasks.loading import load_clip, save_clip, save_network, save_weights
+from tasks.files import save_network, save_weights
 from unclip.artifact import Artifact
 from unclip.data.config import ShapesConfig
 from unclip.data.rows import sample_id

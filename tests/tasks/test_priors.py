@@ -13,7 +13,8 @@ from models.config import ArPriorConfig, CaptionEncoderConfig, DiffusionPriorCon
 from tasks import pca, prior_linear, train
 from tasks.config import PriorArStage, PriorDiffusionStage
 from tasks.context import Context
-from tasks.loading import load_pca, load_prior, save_stack, stack_parts
+from tasks.loading import load_prior, save_stack, stack_parts
+from tasks.pca_files import load_pca
 from tasks.prior_rows import prior_figures, rows_of
 from unclip.artifact import Artifact
 from unclip.data.table import Embedded, TableInfo, write_part
