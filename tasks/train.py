@@ -6,7 +6,6 @@ the worker only.
 
 import json
 import os
-import shutil
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -16,13 +15,14 @@ from tasks.context import Context
 from unclip.launch import Command, Event
 from unclip.launch import run as launch
 from unclip.slots import slot
+from unclip.store import WORK
 
 ROOT = Path(__file__).parents[1]
-WORK = "work"  # folder of a stage's partial folder: the context, the log, the checkpoint, caches
+__all__ = ["WORK", "run", "work"]  # WORK also holds the context, the log and caches
 
 
 def run(ctx: Context) -> dict[str, Any]:
-    """Trains the stage in a process of its own, leaving only what is published in `ctx.out`; the metrics."""
+    """Trains the stage in a process of its own; the metrics. The store removes the work folder on publication."""
     work = ctx.out / WORK
     work.mkdir(parents=True, exist_ok=True)
     (work / "context.json").write_text(ctx.to_json())
@@ -39,7 +39,6 @@ def run(ctx: Context) -> dict[str, Any]:
     with slot(ctx.device) as held:
         launch(command, on_event=tell, hold=held)
     metrics: dict[str, Any] = json.loads((work / "result.json").read_text())
-    shutil.rmtree(work)
     return metrics
 
 

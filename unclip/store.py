@@ -20,6 +20,7 @@ from unclip.recipe import Recipe, digest_of
 __all__ = ["Artifact", "Build", "Store"]
 
 CHUNK_BYTES = 1 << 20
+WORK = "work"  # folder of a partial folder for what only going on needs; gone when the rest is published
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,18 +48,16 @@ class Store:
     def find(self, kind: str, key: str) -> Artifact | None:
         """The artifact if it is there, else nothing."""
         path = self.path_of(kind, key)
-        try:
-            manifest = json.loads((path / "manifest.json").read_text())
-        except FileNotFoundError:
+        if not is_whole(path):
             return None
-        if any(_size(path / name) != entry["bytes"] for name, entry in manifest["files"].items()):
-            return None  # a file was deleted or cut short: not whole, so not there
+        manifest = json.loads((path / "manifest.json").read_text())
         return Artifact(kind, key, path, manifest["digest"])
 
     def build(self, build: Build) -> tuple[Artifact, bool]:
         """The artifact of a recipe, made if it is not there; and whether it was made now.
 
-        A killed build leaves its partial folder, which the next one is given again if it can go on from there.
+        A killed build leaves its partial folder, which the next one is given again if it can go on from there. A build
+        that was filled, with its manifest written, is only published.
         """
         key = build.recipe.key
         if found := self.find(build.kind, key):
@@ -67,12 +66,15 @@ class Store:
             if found := self.find(build.kind, key):
                 return found, False
             partial = self.root / "partial" / key
+            if is_whole(partial):
+                return self._publish(build.kind, partial), True
             if not build.resumes and partial.exists():
                 shutil.rmtree(partial)
             partial.mkdir(parents=True, exist_ok=True)
             started = datetime.now(UTC)
             metrics = build.fill(partial)
-            return self._publish(build, partial, started, metrics), True
+            _seal(build, partial, started, metrics)
+            return self._publish(build.kind, partial), True
 
     def artifacts(self) -> Iterator[Artifact]:
         """Every complete artifact, by kind and key."""
@@ -81,34 +83,19 @@ class Store:
             if found := self.find(folder.parent.name, folder.name):
                 yield found
 
-    def _publish(self, build: Build, partial: Path, started: datetime, metrics: dict[str, Any]) -> Artifact:
-        files = {name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for name, path in files_in(partial)}
-        files.pop("manifest.json", None)
-        ended = datetime.now(UTC)
-        manifest = {
-            "kind": build.kind,
-            "key": build.recipe.key,
-            "digest": content_digest(files),
-            "files": files,
-            "recipe": build.recipe.as_dict(),
-            "parents": {name: list(keys) for name, keys in build.parents.items()},
-            **provenance(),
-            "started": started.isoformat(),
-            "ended": ended.isoformat(),
-            "seconds": round((ended - started).total_seconds(), 3),
-            "metrics": metrics,
-        }
-        (partial / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        for _, path in files_in(partial):
-            _flush(path)
-        final = self.path_of(build.kind, build.recipe.key)
+    def _publish(self, kind: str, partial: Path) -> Artifact:
+        """Rename a sealed folder to where it is found. Killed anywhere in here, the next build does it again."""
+        manifest = json.loads((partial / "manifest.json").read_text())
+        if (partial / WORK).exists():
+            shutil.rmtree(partial / WORK)
+        final = self.path_of(kind, manifest["key"])
         final.parent.mkdir(parents=True, exist_ok=True)
         if final.exists():  # incomplete: `find` did not accept it
             shutil.rmtree(final)
+        self.ledger.add(manifest)
         os.rename(partial, final)
         _flush(final.parent)
-        self.ledger.add(manifest)
-        return Artifact(build.kind, build.recipe.key, final, manifest["digest"])
+        return Artifact(kind, manifest["key"], final, manifest["digest"])
 
     @contextmanager
     def _lock(self, key: str) -> Iterator[None]:
@@ -118,6 +105,39 @@ class Store:
         with open(locks / key, "w") as handle:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether the folder has a manifest and every file that it names, none of them cut short."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+    except FileNotFoundError:
+        return False
+    return all(_size(folder / name) == entry["bytes"] for name, entry in manifest["files"].items())
+
+
+def _seal(build: Build, partial: Path, started: datetime, metrics: dict[str, Any]) -> None:
+    """Flush every file to the disk, then write the manifest: from here on the folder is whole."""
+    paths = {name: path for name, path in files_in(partial) if not name.startswith(f"{WORK}/")}
+    paths.pop("manifest.json", None)
+    for path in paths.values():
+        _flush(path)
+    files = {name: {"sha256": sha256_of(path), "bytes": path.stat().st_size} for name, path in paths.items()}
+    ended = datetime.now(UTC)
+    manifest = {
+        "kind": build.kind,
+        "key": build.recipe.key,
+        "digest": content_digest(files),
+        "files": files,
+        "recipe": build.recipe.as_dict(),
+        "parents": {name: list(keys) for name, keys in build.parents.items()},
+        **provenance(),
+        "started": started.isoformat(),
+        "ended": ended.isoformat(),
+        "seconds": round((ended - started).total_seconds(), 3),
+        "metrics": metrics,
+    }
+    write_atomically(partial / "manifest.json", json.dumps(manifest, indent=1))
 
 
 def _size(path: Path) -> int | None:

@@ -128,7 +128,7 @@ def end_when_there(ctx: Context, tmp_path: Path, name: str, number: int) -> floa
 def test_a_decoder_trains_and_tells(decoder: Context) -> None:
     told: list[tuple[float, float]] = []
     metrics = run(replace(decoder, progress=lambda done, total, **figures: told.append((done, total))))
-    assert sorted(path.name for path in decoder.out.iterdir()) == PUBLISHED
+    assert sorted(published(decoder)) == PUBLISHED
     assert told[-1] == (30, 30)
     assert metrics["train_rows"] == 2 * ROWS - 6 and metrics["validation_rows"] == 6
     assert metrics["steps_per_s"] > 0 and 0 <= metrics["data_wait_fraction"] < 1

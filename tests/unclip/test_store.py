@@ -58,6 +58,27 @@ def test_a_build_starts_in_an_empty_folder_unless_it_resumes(tmp_path):
     assert seen == [[], [], ["left"]]
 
 
+def test_a_build_killed_before_its_rename_is_only_published(tmp_path):
+    store = Store(tmp_path)
+    artifact, _ = store.build(build(write_hello))
+    partial = tmp_path / "partial" / artifact.key
+    artifact.path.rename(partial)  # as it lies when the manifest is written and the rename not done
+    (partial / "work").mkdir()
+    published, made = store.build(build(lambda out: pytest.fail("built again")))
+    assert made and published == artifact and not (artifact.path / "work").exists()
+
+
+def test_what_only_going_on_needs_is_not_published(tmp_path):
+    def fill(out):
+        (out / "work").mkdir()
+        (out / "work" / "checkpoint").write_text("half way")
+        return write_hello(out)
+
+    artifact, _ = Store(tmp_path).build(build(fill))
+    assert sorted(path.name for path in artifact.path.iterdir()) == ["hello.txt", "manifest.json"]
+    assert list(artifact.manifest()["files"]) == ["hello.txt"]
+
+
 def test_an_artifact_with_a_file_cut_short_is_not_found(tmp_path):
     store = Store(tmp_path)
     artifact, _ = store.build(build(write_hello))
