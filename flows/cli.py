@@ -180,7 +180,7 @@ def main() -> None:
 def _fail(error: Exception, code: int) -> None:
     if os.environ.get("UNCLIP_VERBOSE"):
         traceback.print_exception(error)
-    err.print(explained(error), markup=False, style="red" if err.is_terminal else None)
+    err.print(explained(error), markup=False, soft_wrap=True, style="red" if err.is_terminal else None)
     sys.exit(code)
 
 

@@ -1,5 +1,6 @@
 """Start a run, a schedule or the pages of a store: the servers first, then Prefect, which reads where they are."""
 
+import os
 from pathlib import Path
 
 from flows.config import load_pipeline
@@ -14,6 +15,7 @@ def run_flow(graph: Graph, overrides: tuple[str, ...], until: str | None, file: 
     server = start_server(graph.store.root)
     err.print(f"{graph.name}: starting the Prefect server of {graph.store.root}")
     url = server.wait()
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # our one line says it, -v says more
     apply_environment(graph.store.root, url)
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
