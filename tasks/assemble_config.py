@@ -12,7 +12,8 @@ class AssembleConfig:
     prior: str = "prior_diffusion"  # of PRIORS
     prior_steps: int = 64  # of the diffusion prior (App. C, table 3)
     num_candidates: int = 2  # drawn by the diffusion prior, the best by zi·zt kept (§2.2)
-    decoder_steps: int = 50  # DDIM; the paper's 250 ancestral steps are too many for a CPU
+    decoder_sampler: str = "ddpm"  # with the learned variance (App. C, table 3), or "ddim"
+    decoder_steps: int = 25  # the paper's 250 are too many for a CPU
     upsampler_steps: int = 15  # DDIM, each upsampler (App. C, table 3: 27 and 15)
     guidance: float = 2.0  # of the decoder; 1 is off
 
@@ -22,5 +23,7 @@ class AssembleConfig:
         for name in ("prior_steps", "num_candidates", "decoder_steps", "upsampler_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"assemble.{name} must be >= 1, got {getattr(self, name)}")
+        if self.decoder_sampler not in ("ddpm", "ddim"):
+            raise ValueError(f"assemble.decoder_sampler must be 'ddpm' or 'ddim', got {self.decoder_sampler!r}")
         if self.guidance < 0:
             raise ValueError(f"assemble.guidance must be >= 0, got {self.guidance}")

@@ -93,4 +93,6 @@ class ScoreStage:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportStage:
-    """The static HTML page: nothing to set."""
+    """The static HTML page."""
+
+    title: str = "unCLIP"

@@ -29,7 +29,8 @@ class EvaluateConfig:
     num_draws: int = 4  # embeddings drawn a caption, for the diversity of a prior
     prior_steps: int = 32  # of the diffusion prior
     num_candidates: int = 2  # drawn by the diffusion prior, the best by zi·zt kept (§2.2)
-    decoder_steps: int = 12  # DDIM
+    decoder_sampler: str = "ddpm"  # with the learned variance (App. C, table 3), or "ddim"
+    decoder_steps: int = 20
     upsampler_steps: int = 4  # DDIM, each upsampler
     guidance: float = 2.0  # of the decoder; 1 is off
     batch_size: int = 50
@@ -45,6 +46,8 @@ class EvaluateConfig:
                 raise ValueError(f"evaluate.{name} must be >= {MIN_ROWS}, got {getattr(self, name)}")
         if self.num_draws < 2:
             raise ValueError(f"evaluate.num_draws must be >= 2, got {self.num_draws}")
+        if self.decoder_sampler not in ("ddpm", "ddim"):
+            raise ValueError(f"evaluate.decoder_sampler must be 'ddpm' or 'ddim', got {self.decoder_sampler!r}")
         if self.guidance < 0:
             raise ValueError(f"evaluate.guidance must be >= 0, got {self.guidance}")
         if self.precision not in ("bf16", "fp32"):

@@ -45,6 +45,7 @@ def generate(stack: Artifact, request: Request, device: str = "cpu") -> list[Ima
         options if prior == "prior_diffusion" else None,
         Rendering(
             decoder_steps=sampling["decoder_steps"],
+            decoder_sampler=sampling["decoder_sampler"],
             guidance=sampling["guidance"] if request.guidance is None else request.guidance,
             mid_steps=sampling["upsampler_steps"],
             top_steps=sampling["upsampler_steps"],

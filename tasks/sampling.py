@@ -64,6 +64,7 @@ def pictures(stack: Stack, zi: Floats | None, tokens: Tokens, config: EvaluateCo
     device, made = device_of(stack), []
     rendering = Rendering(
         decoder_steps=config.decoder_steps,
+        decoder_sampler=config.decoder_sampler,
         guidance=config.guidance,
         mid_steps=config.upsampler_steps,
         top_steps=config.upsampler_steps,
