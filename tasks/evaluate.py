@@ -27,6 +27,7 @@ from unclip.report.grid import sample_grid
 
 Figures = dict[str, float]
 GIVEN = ("true_embedding", *PRIORS, "text_embedding", "caption_only")  # what the decoder is given, in order
+NUM_REDRAWN = 32  # captions whose embeddings are drawn several times
 TRAINING_ROWS = 2_000  # whose attributes' frequencies chance is reckoned from
 
 
@@ -40,7 +41,7 @@ def build(ctx: Context) -> dict[str, Any]:
     record = {
         "num_captions": len(rows),
         "num_reference": len(reference),
-        "targets": dict(config.targets),
+        "targets": dict(config.targets or {}),
         "conditionings": conditioning_figures(stack, rows, reference, made, config)
         | {"chance": chance_figures(ctx, rows)},
         "priors": prior_figures(stack, rows, reference, embeddings, config, ctx.seed),
@@ -121,12 +122,15 @@ def prior_figures(
             **retrieval_figures(predicted, rows.zi),
         }
         if name in PRIORS:
-            draws = [
-                predicted if draw == 0 else prior_embeddings(stack, name, rows.zt, rows.tokens, config, seed, draw)
-                for draw in range(config.num_draws)
-            ]
-            found[name]["diversity_within"] = diversity_within(np.stack(draws, axis=1))
+            found[name]["diversity_within"] = diversity_within(redrawn(stack, name, rows, config, seed))
     return found
+
+
+def redrawn(stack: Stack, name: str, rows: HeldOut, config: EvaluateConfig, seed: int) -> Floats:
+    """Embeddings (N, K, D) of a prior: K = `num_draws` for each of the first NUM_REDRAWN captions."""
+    few = rows.rows(0, NUM_REDRAWN)
+    draws = range(1, config.num_draws + 1)  # 0 is what the pictures are made from
+    return np.stack([prior_embeddings(stack, name, few.zt, few.tokens, config, seed, n) for n in draws], axis=1)
 
 
 def write_samples(out: Path, rows: HeldOut, made: dict[str, Pixels], num_shown: int) -> None:

@@ -1,7 +1,7 @@
 """What an evaluation samples, how, and which figures it should reach; free of torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 COUNTS = ("num_captions", "num_reference", "num_shown", "prior_steps", "num_candidates", "decoder_steps")
 TARGETS = (
@@ -35,7 +35,7 @@ class EvaluateConfig:
     guidance: float = 2.0  # of the decoder; 1 is off
     batch_size: int = 50
     precision: str = "bf16"  # autocast: "bf16", or "fp32"
-    targets: Mapping[str, float] = field(default_factory=dict)  # least value of a figure under the diffusion prior
+    targets: Mapping[str, float] | None = None  # least value of a figure under the diffusion prior
 
     def __post_init__(self) -> None:
         for name in (*COUNTS, "upsampler_steps", "batch_size"):
@@ -52,6 +52,6 @@ class EvaluateConfig:
             raise ValueError(f"evaluate.guidance must be >= 0, got {self.guidance}")
         if self.precision not in ("bf16", "fp32"):
             raise ValueError(f"evaluate.precision must be 'bf16' or 'fp32', got {self.precision!r}")
-        for name in self.targets:
+        for name in self.targets or ():
             if name not in TARGETS:
                 raise ValueError(f"evaluate.targets must name {', '.join(TARGETS)}; got {name!r}")
