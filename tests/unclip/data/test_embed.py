@@ -57,7 +57,7 @@ class Drifting(TinyEncoder):
 
     def encode_image(self, pixels):
         self.calls += 1
-        return super().encode_image(pixels) + 300 * self.calls
+        return np.roll(super().encode_image(pixels), self.calls, axis=1)
 
 
 def test_an_encoder_that_does_not_repeat_itself_is_found_out(tmp_path):

@@ -3,10 +3,11 @@
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 
 from tests.unclip.data.data_fixtures import sample, write_source
 from unclip.data.config import FilterConfig
-from unclip.data.filters import Selection, filter_rows, score_pixels, score_shard
+from unclip.data.filters import Selection, filter_rows, score_picture, score_shard
 from unclip.data.shards import ShardReader
 
 
@@ -67,8 +68,13 @@ def test_a_policy_that_keeps_nothing_is_refused_with_the_counts(tmp_path):
 
 
 def test_the_pixel_digest_knows_the_sides():
-    flat = np.zeros((4, 8, 3), np.uint8)
-    assert score_pixels(flat)["pixel_digest"] != score_pixels(flat.reshape(8, 4, 3))["pixel_digest"]
+    wide, tall = Image.new("RGB", (8, 4)), Image.new("RGB", (4, 8))
+    assert score_picture(wide)["pixel_digest"] != score_picture(tall)["pixel_digest"]
+
+
+def test_the_spread_is_that_of_all_pixel_values():
+    pixels = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
+    assert score_picture(Image.fromarray(pixels))["std"] == pytest.approx(pixels.std(), rel=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Facts about shards and pictures."""
 
 import io
+import tarfile
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from tests.unclip.data.data_fixtures import picture, sample
 from unclip.data.images import open_rgb
 from unclip.data.rows import Row, read_rows, write_rows
-from unclip.data.shards import ShardReader, index_tar, row_of, write_shard
+from unclip.data.shards import ShardReader, index_tar, row_of, tar_header, write_shard
 
 
 def test_the_same_samples_in_any_order_give_the_same_bytes(tmp_path):
@@ -51,6 +52,28 @@ def test_a_header_damaged_in_the_middle_is_refused(tmp_path):
     (tmp_path / "a.tar").write_bytes(data)
     with pytest.raises(ValueError, match="damaged"):
         ShardReader(tmp_path / "a.tar")
+
+
+def test_headers_are_those_that_tarfile_writes():
+    info = tarfile.TarInfo("00000100002.json")
+    info.size, info.mode = 12_345, 0o644
+    theirs = info.tobuf(tarfile.USTAR_FORMAT)
+    read = tarfile.TarInfo.frombuf(tar_header(info.name, info.size), "ascii", "strict")
+    assert read.get_info() == tarfile.TarInfo.frombuf(theirs, "ascii", "strict").get_info()
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("name", ["a.png", "folder/a.png", f"{'long/' * 30}ä.png"])
+def test_a_tar_of_any_format_is_indexed(tmp_path, format, name):
+    with tarfile.open(tmp_path / "a.tar", "w", format=format) as tar:
+        for number in range(3):
+            info = tarfile.TarInfo(f"{number}{name}")
+            info.size = 700 * number
+            tar.addfile(info, io.BytesIO(bytes([number]) * info.size))
+    members = index_tar(tmp_path / "a.tar")
+    data = (tmp_path / "a.tar").read_bytes()
+    assert [m.name for m in members] == [f"{number}{name}" for number in range(3)]
+    assert [data[m.offset : m.offset + m.size] for m in members] == [bytes([n]) * 700 * n for n in range(3)]
 
 
 def test_two_samples_of_one_key_are_refused(tmp_path):
