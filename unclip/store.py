@@ -71,9 +71,12 @@ class Store:
             if not build.resumes and partial.exists():
                 shutil.rmtree(partial)
             partial.mkdir(parents=True, exist_ok=True)
-            started = datetime.now(UTC)
-            metrics = build.fill(partial)
-            _seal(build, partial, started, metrics)
+            try:
+                _seal(build, partial, datetime.now(UTC), build.fill(partial))
+            except Exception:
+                if not build.resumes:
+                    shutil.rmtree(partial, ignore_errors=True)  # of no use; on a full disk others need the room
+                raise
             return self._publish(build.kind, partial), True
 
     def artifacts(self) -> Iterator[Artifact]:

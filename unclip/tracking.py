@@ -88,7 +88,8 @@ class Tracker:
                 job(story)
             self._pending.tell()
         except Exception as error:
-            self._say(f"MLflow: {error} - the run goes on; the next command, or `unclip track --rebuild`, tells it all")
+            said = (str(error).splitlines() or [type(error).__name__])[0]
+            self._say(f"MLflow: {said} - the run goes on; the next command, or `unclip track --rebuild`, tells it all")
 
 
 class _Story:

@@ -39,6 +39,19 @@ def test_a_served_flow_fires_twice_and_leaves_nothing(tmp_path):
     assert wait_for(lambda: running_url(tmp_path) is None) < 5
 
 
+def test_a_served_pipeline_makes_its_report_and_ends_with_ctrl_c(tmp_path):
+    options = ["--file", str(ROOT / "tests" / "shrunken.yaml"), "--store", str(tmp_path), "--set", "schedule.every_s=2"]
+    program = "from flows.cli import main; main()"
+    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+    argv = [sys.executable, "-c", program, "serve", "shrunken", *options]
+    with open(tmp_path / "served.log", "w") as log:
+        served = subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=log, stderr=log)
+    wait_for(lambda: list(tmp_path.glob("artifacts/report/*/index.html")), limit_s=240)
+    served.send_signal(signal.SIGINT)
+    assert wait_for(lambda: served.poll() is not None) < 5
+    assert wait_for(lambda: running_url(tmp_path) is None) < 5
+
+
 def test_both_pages_answer_while_wanted(tmp_path, monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     with pages(tmp_path) as addresses:

@@ -141,7 +141,8 @@ def embed_shard(
     write_rows_of(shard, encoder, out, rows, digests, arrays)
     write_rejects(out / "rejects.parquet", shard, rejected)
     check_written(shard, encoder, out / "part.parquet", rows)
-    return {"rows": len(shard), "embedded": len(rows), "rejected": len(rejected)}
+    filled = sum(int((tokens[:, -1] != 0).sum()) for _, _, tokens in arrays)  # captions as long as the context, or cut
+    return {"rows": len(shard), "embedded": len(rows), "rejected": len(rejected), "context_filled": filled}
 
 
 def write_rows_of(
