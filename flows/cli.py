@@ -1,6 +1,5 @@
 """`unclip VERB`: progress on stderr, results on stdout; exit 0 done, 1 failed, 2 the user's mistake."""
 
-import errno
 import json
 import os
 import sys
@@ -31,6 +30,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to 
 
 STORE = Path("store")
 FILE = Path("pipelines.yaml")
+DISK_FULL = ("No space left on device", "disk is full")  # as libraries and workers say it, SQLite the second
 
 
 @app.callback()
@@ -51,12 +51,12 @@ def run(
     """Run a pipeline: find what the store holds, make the rest. Example: unclip run shapes --until clip"""
     from flows.graph import open_graph
     from flows.plan import is_complete, plan
-    from flows.running import print_run, run_flow
+    from flows.running import found_run, print_run, run_flow
 
     graph = open_graph(file, name, store, tuple(overrides))
-    if not is_complete(plan(graph, until)):
-        run_flow(graph, tuple(overrides), until, file)
-    print_run(graph, until)
+    is_done = is_complete(plan(graph, until))
+    record = found_run(graph, until) if is_done else run_flow(graph, tuple(overrides), until, file)
+    print_run(graph, record, until)
 
 
 @app.command("plan", rich_help_panel="Pipelines")
@@ -186,8 +186,8 @@ def _fail(error: Exception, code: int) -> None:
 
 def explained(error: BaseException) -> str:
     """An error as the user reads it."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        where = error.filename or "the store"
+    if any(phrase in str(error) for phrase in DISK_FULL):
+        where = (isinstance(error, OSError) and error.filename) or "the store"
         return f"the disk is full: {where} could not be written; nothing is lost: make room and run again"
     if isinstance(error, ValueError) or type(error).__module__.startswith("unclip"):
         return str(error)

@@ -7,11 +7,11 @@ from flows.config import load_pipeline
 from flows.graph import Graph
 from flows.terminal import err, out, table
 from unclip.prefect_server import apply_environment, start_server
-from unclip.runs import last_artifacts, runs_of
+from unclip.runs import RunRecord, begin_run, end_run, runs_of
 
 
-def run_flow(graph: Graph, overrides: tuple[str, ...], until: str | None, file: Path) -> None:
-    """Run the pipeline through Prefect on the store's own server, or the one `PREFECT_API_URL` names."""
+def run_flow(graph: Graph, overrides: tuple[str, ...], until: str | None, file: Path) -> RunRecord:
+    """The record of a run through Prefect on the store's own server, or the one `PREFECT_API_URL` names."""
     server = start_server(graph.store.root)
     err.print(f"{graph.name}: starting the Prefect server of {graph.store.root}")
     url = server.wait()
@@ -26,11 +26,23 @@ def run_flow(graph: Graph, overrides: tuple[str, ...], until: str | None, file: 
             retrain(graph.name, str(graph.store.root), overrides, until, str(file.resolve()))
     finally:
         server.close()
+    return next(runs_of(graph.store, graph.name))
 
 
-def print_run(graph: Graph, until: str | None = None) -> None:
-    """The stage table of the newest run, a few metrics, and where the report is."""
-    run = next(iter(runs_of(graph.store, graph.name)))
+def found_run(graph: Graph, until: str | None) -> RunRecord:
+    """The record of a run that finds everything; kept where the newest one says otherwise, for it is in use now."""
+    run, made = begin_run(graph.name, graph.pipeline.model_dump(mode="json")), {}
+    for stage in graph.stages(until):
+        made[stage.name] = tuple(step.found for step in graph.steps(stage, made) if step.found is not None)
+        run.stages[stage.name] = {"keys": [a.key for a in made[stage.name]], "built": 0, "seconds": 0.0}
+    newest = next(runs_of(graph.store, graph.name), run)
+    if newest is run or any(newest.keys(stage) != run.keys(stage) for stage in run.stages):
+        end_run(graph.store, run, "finished")
+    return run
+
+
+def print_run(graph: Graph, run: RunRecord, until: str | None = None) -> None:
+    """The stage table of a run, and where the report is."""
     rows = []
     for stage in graph.stages(until):
         keys = run.keys(stage.name)
@@ -40,8 +52,8 @@ def print_run(graph: Graph, until: str | None = None) -> None:
         rows.append([stage.name, what, f"{entry.get('seconds', 0):.1f}", ", ".join(k[:12] for k in keys[:2])])
     out.print(table(f"{graph.name} in {graph.store.root}", ["stage", "", "seconds", "artifact"], rows, ["seconds"]))
     if until is None:
-        (page,) = last_artifacts(graph.store, graph.name, "report")
-        out.print(f"report: {page.path / 'index.html'}", soft_wrap=True)
+        page = graph.store.path_of("report", run.keys("report")[0])
+        out.print(f"report: {page / 'index.html'}", soft_wrap=True)
 
 
 def serve_flow(file: Path, name: str, store: Path, overrides: tuple[str, ...]) -> None:
