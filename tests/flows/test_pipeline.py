@@ -1,0 +1,220 @@
+"""The whole shrunken pipeline through the command line, once; what it leaves; and what a second run costs."""
+
+import json
+import re
+import time
+import urllib.request
+
+import pytest
+
+from flows.graph import STAGES
+from unclip.prefect_server import running_url, start_server
+from unclip.store import Store
+
+NAMES = [stage.name for stage in STAGES if stage.name != "download"]
+GENERATED = ["prior_diffusion", "prior_ar", "prior_linear", "text_embedding", "caption_only"]
+FIGURES = {"single_accuracy", "pair_accuracy", "relation_accuracy", "clip_score", "frechet_clip", "precision", "recall"}
+CLIP_MODEL = "ViT-S-32-alt"  # the smallest that open_clip names
+
+
+@pytest.fixture(scope="module")
+def ran(shared):
+    return shared("run", "shrunken")
+
+
+@pytest.fixture(scope="module")
+def store(shared, ran):
+    return Store(shared.store)
+
+
+def artifact(store, stage):
+    return next(a for a in store.artifacts() if a.kind == stage)
+
+
+def states(table, stdout):
+    """Stage by stage what the printed table says: `made`, `found`, `made 1 of 3`."""
+    rows = re.findall(r"^(\w+) +(found|made(?: \d+ of \d+)?)\b", stdout, re.MULTILINE)
+    return {stage: said for stage, said in rows if stage in table}
+
+
+def test_a_run_ends_with_its_table_and_its_report(ran, shared):
+    assert ran.returncode == 0, ran.stderr
+    assert list(states(NAMES, ran.stdout)) == NAMES
+    assert ran.stdout.splitlines()[-1].startswith(f"report: {shared.store}/artifacts/report/")
+
+
+def test_every_stage_is_on_record(store):
+    made = {a.kind: a.manifest() for a in store.artifacts()}
+    assert set(made) == set(NAMES)
+    for name, manifest in made.items():
+        assert manifest["recipe"]["stage"] == name and manifest["files"] and manifest["hardware"]
+        assert set(manifest["parents"]) == set(manifest["recipe"]["inputs"])
+
+
+def test_nothing_is_left_on_its_way(store):
+    assert not list(store.root.glob("partial/*"))
+    assert not list(store.root.glob("artifacts/*/*/work"))
+
+
+def test_metrics_have_every_conditioning_with_its_figures(store, shared):
+    values = json.loads(shared("metrics", "shrunken", "--json").stdout)
+    assert values == json.loads((artifact(store, "evaluate").path / "metrics.json").read_text())["conditionings"]
+    assert set(values) == {"real", "true_embedding", *GENERATED, "chance"}
+    for kind in ("real", "true_embedding", *GENERATED):
+        assert set(values[kind]) >= FIGURES, kind
+    assert set(values["chance"]) >= {"single_accuracy", "pair_accuracy", "relation_accuracy"}
+
+
+def test_recognised_pictures_beat_chance_where_they_are_real(shared):
+    values = json.loads(shared("metrics", "shrunken", "--json").stdout)
+    assert values["real"]["single_accuracy"] == 1 and values["chance"]["single_accuracy"] < 0.2
+
+
+def test_the_report_is_one_page_that_loads_nothing(store, shared):
+    page = artifact(store, "report").path / "index.html"
+    assert shared("report", "shrunken").stdout.strip() == str(page)
+    loads = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'\s>)]+)""", page.read_text())
+    assert loads and all(target.startswith(("data:", "#")) for target in loads)
+
+
+def test_a_second_run_finds_everything_and_starts_nothing(ran, shared, store):
+    runs = sorted((store.root / "runs").iterdir())
+    log = (store.root / "prefect" / "server.log").stat().st_mtime_ns
+    began = time.monotonic()
+    again = shared("run", "shrunken")
+    assert time.monotonic() - began < 10  # 1 s on an idle machine
+    assert again.returncode == 0 and "Prefect" not in again.stderr
+    assert (store.root / "prefect" / "server.log").stat().st_mtime_ns == log
+    assert sorted((store.root / "runs").iterdir()) == runs and running_url(store.root) is None
+    assert set(states(NAMES, again.stdout).values()) == {"found"}
+
+
+def test_a_plan_of_what_is_there_is_empty(ran, shared):
+    plans = json.loads(shared("plan", "shrunken", "--json").stdout)
+    assert [p["stage"] for p in plans] == NAMES and all(p["num_missing"] == 0 for p in plans)
+    assert "nothing to do" in shared("plan", "shrunken").stdout
+
+
+def test_a_plan_names_the_setting_that_changed(ran, shared):
+    plans = json.loads(shared("plan", "shrunken", "--set", "pca.num_buckets=16", "--json").stdout)
+    (first, *after) = [p for p in plans if p["num_missing"]]
+    assert (first["stage"], first["why"]) == ("pca", "num_buckets 8 → 16")
+    assert [p["stage"] for p in after] == ["prior_ar", "assemble", "evaluate", "report"]
+
+
+def test_mlflow_shows_each_stage_below_its_run(store):
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{store.root}/mlflow/mlflow.db")
+    experiment = client.get_experiment_by_name("shrunken")
+    runs = client.search_runs([experiment.experiment_id])
+    (top,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    nested = {run.info.run_name: run for run in runs if run.data.tags.get("mlflow.parentRunId") == top.info.run_id}
+    assert set(nested) == set(NAMES) and {run.info.status for run in runs} == {"FINISHED"}
+    decoder = nested["decoder"]
+    assert decoder.data.params and "loss" in " ".join(decoder.data.metrics)
+    assert {i.dataset.name for i in decoder.inputs.dataset_inputs} == {"shards", "embed", "select"}
+    assert any(f.path.endswith("samples.png") for f in listed(client, nested["evaluate"].info.run_id))
+
+
+def listed(client, run_id, path=None):
+    for file in client.list_artifacts(run_id, path):
+        yield from listed(client, run_id, file.path) if file.is_dir else (file,)
+
+
+def test_prefect_shows_the_run_and_a_task_a_stage(store):
+    server = start_server(store.root)
+    url = server.wait()
+    (flow_run,) = posted(f"{url}/flow_runs/filter")
+    tasks = posted(f"{url}/task_runs/filter")
+    server.close()
+    assert (flow_run["name"], flow_run["state_type"]) == ("shrunken", "COMPLETED")
+    assert sorted(task["name"].rpartition("-")[0] for task in tasks) == sorted(NAMES)
+    assert {task["state_type"] for task in tasks} == {"COMPLETED"}
+
+
+def posted(url):
+    request = urllib.request.Request(url, b"{}", {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=10) as reply:
+        return json.load(reply)
+
+
+def test_a_picture_knows_what_made_it(store, shared, tmp_path):
+    target = tmp_path / "picture.png"
+    done = shared("generate", "a red circle on a gray background", "--out", target)
+    assert done.stdout.strip() == str(target), done.stderr
+    found = json.loads(shared("lineage", target, "--json").stdout)
+    assert found[0]["key"] == artifact(store, "assemble").key
+    assert {entry["kind"] for entry in found} >= {"clip", "prior_diffusion", "decoder", "source"}
+
+
+def test_two_artifacts_differ_by_what_made_them(store, shared):
+    mid, top = artifact(store, "upsampler_mid"), artifact(store, "upsampler_top")
+    found = json.loads(shared("diff", mid.key[:12], top.key[:12], "--json").stdout)
+    assert {"where": "recipe.config.network.high_px", "left": 32, "right": 48} in found
+    assert shared("diff", mid.key[:12], mid.key[:12]).stdout.strip() == "made alike"
+
+
+def test_verify_reads_every_byte(store, shared):
+    done = shared("verify")
+    assert done.returncode == 0 and "every byte as recorded" in done.stdout
+    page = artifact(store, "report").path / "index.html"
+    whole = page.read_bytes()
+    page.write_bytes(whole[:-1] + b"?")
+    assert shared("verify").returncode == 1
+    page.write_bytes(whole)
+
+
+def test_gc_lists_what_no_run_refers_to(store, shared):
+    assert "0 B" in shared("gc").stdout
+    (store.root / "partial" / "left").mkdir(parents=True)
+    (store.root / "partial" / "left" / "half").write_text("x" * 100)
+    assert "100 B" in shared("gc").stdout and "100 B" in shared("gc", "--remove").stdout
+    assert not (store.root / "partial" / "left").exists() and artifact(store, "assemble")
+
+
+def test_shards_of_the_store_become_a_dump_that_can_be_searched(store, shared, tmp_path):
+    tars = tmp_path / "tars"
+    tars.mkdir()
+    for number, source in enumerate(a for a in store.artifacts() if a.kind == "source"):
+        (tars / f"{number}.tar").symlink_to(source.path / "shard.tar")
+    dump = tmp_path / "dump"
+    made = json.loads(shared("embed", tars / "*.tar", "--out", dump, "--clip", "shrunken", "--json").stdout)
+    assert (made["rows"], made["embedded_shards"]) == (360, 2)
+    again = json.loads(shared("embed", tars / "*.tar", "--out", dump, "--clip", "shrunken", "--json").stdout)
+    assert again["embedded_shards"] == 0
+    assert len(json.loads(shared("search", dump, "a red circle", "-k", 3, "--json").stdout)) == 3
+    assert json.loads(shared("inspect", dump, "--json").stdout)["problems"] == []
+
+
+@pytest.fixture(scope="module")
+def grown(shared, ran, tmp_path_factory):
+    """Two runs with a CLIP that does not depend on the data: 24 pictures, then 12 more."""
+    import open_clip
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("clip") / "weights.safetensors"
+    weights = open_clip.create_model(CLIP_MODEL).state_dict()
+    save_file({name: value.contiguous() for name, value in weights.items()}, path)
+    settings = (f"clip={{pretrained: '{CLIP_MODEL}:{path}', min_zero_shot: 0}}", "source.shapes.shard_size=12")
+    common = [word for setting in (*settings, "embed.batch_size=12") for word in ("--set", setting)]
+    counts = [("--set", f"source.shapes.num_samples={count}") for count in (24, 36)]
+    return [shared("run", "shrunken", "--until", "embed", *common, *count) for count in counts]
+
+
+def test_one_more_shard_costs_one_shard(grown):
+    before, after = grown
+    assert states(NAMES, before.stdout)["embed"] == "made 2 of 2", before.stderr
+    said = {"source": "made 1 of 3", "score": "made 1 of 3", "filter": "made", "clip": "made", "embed": "made 1 of 3"}
+    assert states(NAMES, after.stdout) == said, after.stderr
+
+
+def test_a_run_back_to_earlier_settings_puts_them_in_use(grown, shared, store):
+    def last():
+        return json.loads(max((store.root / "runs").iterdir()).read_text())["stages"]
+
+    assert "report" not in last()
+    again = shared("run", "shrunken")
+    assert set(states(NAMES, again.stdout).values()) == {"found"} and set(last()) == set(NAMES)
