@@ -6,6 +6,7 @@ from pathlib import Path
 from flows.config import load_pipeline
 from flows.graph import Graph
 from flows.terminal import err, out, table
+from unclip.artifact import Artifact
 from unclip.prefect_server import apply_environment, start_server
 from unclip.runs import RunRecord, begin_run, end_run, runs_of
 
@@ -31,7 +32,8 @@ def run_flow(graph: Graph, overrides: tuple[str, ...], until: str | None, file: 
 
 def found_run(graph: Graph, until: str | None) -> RunRecord:
     """The record of a run that finds everything; kept where the newest one says otherwise, for it is in use now."""
-    run, made = begin_run(graph.name, graph.pipeline.model_dump(mode="json")), {}
+    run = begin_run(graph.name, graph.pipeline.model_dump(mode="json"))
+    made: dict[str, tuple[Artifact, ...]] = {}
     for stage in graph.stages(until):
         made[stage.name] = tuple(step.found for step in graph.steps(stage, made) if step.found is not None)
         run.stages[stage.name] = {"keys": [a.key for a in made[stage.name]], "built": 0, "seconds": 0.0}
