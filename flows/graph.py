@@ -8,7 +8,7 @@ from typing import Any
 
 from flows.config import Pipeline, load_pipeline
 from unclip.artifact import Artifact
-from unclip.data.source_plan import shard_recipes
+from unclip.data.source_plan import file_digest, shard_recipes
 from unclip.recipe import Recipe, code_digest, recipe_config
 from unclip.store import Store
 
@@ -138,11 +138,20 @@ class Graph:
         if stage.name == "source":
             assert shard is not None
             return self.sources[shard]
-        return dict(recipe_config(config))
+        values = dict(recipe_config(config))
+        if stage.name == "clip" and config.pretrained:
+            values["pretrained"] = pretrained_recipe(config.pretrained)
+        return values
 
     def _of_shard(self, artifacts: tuple[Artifact, ...], source: str, shard: int | None) -> tuple[Artifact, ...]:
         per_shard = next(s for s in STAGES if s.name == source).per_shard
         return (artifacts[shard],) if shard is not None and per_shard else artifacts
+
+
+def pretrained_recipe(name_and_weights: str) -> str:
+    """`MODEL:WEIGHTS` with the digest of the weights where they are a file: its bytes count, not its place."""
+    name, _, weights = name_and_weights.partition(":")
+    return f"{name}:{file_digest(Path(weights))}" if weights and Path(weights).is_file() else name_and_weights
 
 
 def open_graph(file: Path, name: str, store: Path, overrides: tuple[str, ...] = ()) -> Graph:

@@ -1,0 +1,43 @@
+"""What decides the result of a stage."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.graph import STAGES, open_graph
+from unclip.artifact import Artifact
+
+FILE = Path(__file__).parents[1] / "shrunken.yaml"
+CLIP = next(stage for stage in STAGES if stage.name == "clip")
+
+
+@pytest.fixture
+def weights(tmp_path):
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(b"weights")
+    return path
+
+
+def key_of_clip(weights, store):
+    """The key of the CLIP with these weights, over inputs that do not change."""
+    section = f"clip={{pretrained: 'ViT-S-32-alt:{weights}', min_zero_shot: 0}}"
+    made = {kind: (Artifact(kind, "0" * 64, store, "0" * 64),) for kind in ("source", "filter")}
+    (step,) = open_graph(FILE, "shrunken", store, (section,)).steps(CLIP, made)
+    return step.recipe.key
+
+
+def test_other_bytes_of_weights_are_another_clip(weights, tmp_path):
+    before = key_of_clip(weights, tmp_path)
+    weights.write_bytes(b"other weights")
+    assert key_of_clip(weights, tmp_path) != before
+
+
+def test_weights_moved_are_the_same_clip(weights, tmp_path):
+    before = key_of_clip(weights, tmp_path)
+    assert key_of_clip(weights.rename(tmp_path / "moved.safetensors"), tmp_path) == before
+
+
+def test_a_stage_reads_only_stages_before_it():
+    names = [stage.name for stage in STAGES]
+    for place, stage in enumerate(STAGES):
+        assert set(stage.inputs) - {"shards"} <= set(names[:place])
