@@ -21,6 +21,7 @@ setup: .venv/.ready .tools/img2dataset/.ready
 demo: setup
 	$(BIN)/unclip run shapes
 	$(BIN)/unclip metrics shapes
+	@echo report: $$($(BIN)/unclip report shapes)
 
 test: setup
 	$(BIN)/python -m pytest
