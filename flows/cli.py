@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import traceback
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -163,10 +164,7 @@ def ui(
 
 def main() -> None:
     """The command line; an error is one line, with -v a traceback."""
-    import flows.cli_data
-    import flows.cli_pictures
-    import flows.cli_store  # noqa: F401
-
+    load_verbs()
     try:
         app(standalone_mode=True)
     except ValueError as error:
@@ -175,6 +173,12 @@ def main() -> None:
         sys.exit(130)
     except Exception as error:  # the last stop: whatever is left becomes one line
         _fail(error, 1)
+
+
+def load_verbs() -> None:
+    """Register the verbs of the other modules."""
+    for name in ("cli_data", "cli_pictures", "cli_store"):
+        import_module(f"flows.{name}")
 
 
 def _fail(error: Exception, code: int) -> None:

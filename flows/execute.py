@@ -1,5 +1,6 @@
 """Build one stage: find or make each of its artifacts. What a Prefect task and a direct call both do."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from importlib import import_module
@@ -38,14 +39,17 @@ class Execution:
         self.graph = graph
         self.watchers = watchers
         self.made: Made = {}
-        self.at_work = ""  # the stage that is being made
+        self.at_work: dict[str, None] = {}  # the stages that are being made
 
-    def build(self, stage: Stage) -> tuple[Artifact, ...]:
-        """The stage's artifacts, found or made; everybody who watches is told."""
+    def build(self, stage: Stage, num_beside: int = 1) -> tuple[Artifact, ...]:
+        """The stage's artifacts, found or made; everybody who watches is told.
+
+        num_beside: stages that are made at the same time, this one among them, and share the cores.
+        """
         began = perf_counter()
-        self.at_work = stage.name
+        self.at_work[stage.name] = None
         try:
-            artifacts, num_built = self._artifacts(stage)
+            artifacts, num_built = self._artifacts(stage, max(1, num_cores() // num_beside))
         except BaseException as error:
             for watcher in self.watchers:
                 watcher.failed(stage.name, error)
@@ -53,34 +57,33 @@ class Execution:
         for watcher in self.watchers:
             watcher.finished(stage.name, artifacts, num_built, perf_counter() - began)
         self.made[stage.name] = artifacts
-        self.at_work = ""
+        del self.at_work[stage.name]
         return artifacts
 
-    def _artifacts(self, stage: Stage) -> tuple[tuple[Artifact, ...], int]:
+    def _artifacts(self, stage: Stage, threads: int) -> tuple[tuple[Artifact, ...], int]:
         steps = list(self.graph.steps(stage, self.made))
         missing = [step for step in steps if step.found is None]
         artifacts = {step.shard: step.found for step in steps if step.found is not None}
         for number, step in enumerate(missing):
-            artifacts[step.shard] = self._make(step, number, len(missing))
+            context = self._context(step, threads, self._reporter(stage.name, number, len(missing)))
+            if number == 0:
+                for watcher in self.watchers:
+                    watcher.started(stage.name, context, len(missing))
+            artifacts[step.shard] = self._make(step, context)
         return tuple(artifacts[step.shard] for step in steps), len(missing)
 
-    def _make(self, step: Step, number: int, total: int) -> Artifact:
+    def _make(self, step: Step, context: Context) -> Artifact:
         assert step.recipe is not None
-        context = self._context(step, self._reporter(step.stage.name, number, total))
-        if number == 0:
-            for watcher in self.watchers:
-                watcher.started(step.stage.name, context, total)
-        inputs = context.inputs
         build = Build(
             kind=step.stage.name,
             recipe=step.recipe,
-            parents={name: tuple(a.key for a in artifacts) for name, artifacts in inputs.items()},
+            parents={name: tuple(a.key for a in artifacts) for name, artifacts in context.inputs.items()},
             resumes=step.stage.trained,
             fill=lambda out: run_stage(context, out),
         )
         return self.graph.store.build(build)[0]
 
-    def _context(self, step: Step, progress: Callable[..., None]) -> Context:
+    def _context(self, step: Step, threads: int, progress: Callable[..., None]) -> Context:
         return Context(
             stage=step.stage.name,
             config=step.config,
@@ -88,6 +91,7 @@ class Execution:
             out=Path(),
             seed=self.graph.pipeline.seed,
             device=self.graph.pipeline.device,
+            threads=threads,
             shard=step.shard,
             progress=progress,
         )
@@ -99,6 +103,11 @@ class Execution:
                 watcher.progressed(stage, share if total > 1 else done, 1 if total > 1 else of, figures)
 
         return report
+
+
+def num_cores() -> int:
+    """The cores this process may run on."""
+    return len(os.sched_getaffinity(0))
 
 
 def run_stage(context: Context, out: Path) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ from unclip.store import Store
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage: the inputs it reads, whether it works shard by shard, whether it trains in a process of its own."""
+    """One stage: the inputs it reads, whether it works shard by shard, whether it trains in a process of its own.
+
+    Neighbours of one `group` don't read each other and are made side by side, each with its share of the cores.
+    """
 
     name: str
     inputs: tuple[str, ...] = ()
     per_shard: bool = False
     trained: bool = False
+    group: str = ""
 
     @property
     def code(self) -> tuple[str, ...]:
@@ -42,11 +47,11 @@ STAGES = (
     Stage("index", ("embed",)),
     Stage("pca", ("embed", "select")),
     Stage("prior_linear", ("embed", "select")),
-    Stage("prior_diffusion", ("embed", "select"), trained=True),
-    Stage("prior_ar", ("embed", "select", "pca"), trained=True),
+    Stage("prior_diffusion", ("embed", "select"), trained=True, group="priors"),
+    Stage("prior_ar", ("embed", "select", "pca"), trained=True, group="priors"),
     Stage("decoder", ("shards", "embed", "select"), trained=True),
-    Stage("upsampler_mid", ("shards", "select"), trained=True),
-    Stage("upsampler_top", ("shards", "select"), trained=True),
+    Stage("upsampler_mid", ("shards", "select"), trained=True, group="upsamplers"),
+    Stage("upsampler_top", ("shards", "select"), trained=True, group="upsamplers"),
     Stage("assemble", ("clip", "pca", "prior_linear", *TRAINED)),
     Stage("evaluate", ("assemble", *NETWORKS, "shards", "embed", "select")),
     Stage(
@@ -94,6 +99,11 @@ class Graph:
         if until not in names:
             raise ValueError(f"--until must be one of {', '.join(names)}; got '{until}'")
         return present[: names.index(until) + 1]
+
+    def groups(self, until: str | None = None) -> list[list[Stage]]:
+        """The same stages, those that are made side by side together."""
+        keyed = groupby(self.stages(until), key=lambda stage: stage.group or stage.name)
+        return [list(members) for _, members in keyed]
 
     def inputs_of(self, stage: Stage) -> dict[str, str]:
         """The stage that makes each input, by the input's name."""

@@ -10,6 +10,7 @@ from typing import Any
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
+from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.execute import Execution
 from flows.graph import TRAINED, Graph, Stage, open_graph
@@ -22,20 +23,29 @@ from unclip.tracking import Tracker
 
 
 @task(cache_policy=NO_CACHE, persist_result=False)
-def build_stage(execution: Execution, stage: Stage) -> list[str]:
+def build_stage(execution: Execution, stage: Stage, num_beside: int) -> list[str]:
     """The keys of one stage's artifacts: found in the store, or made now."""
-    return [artifact.key for artifact in execution.build(stage)]
+    return [artifact.key for artifact in execution.build(stage, num_beside)]
 
 
-@flow(name="retrain", flow_run_name="{name}", persist_result=False, validate_parameters=False)
+@flow(
+    name="retrain",
+    flow_run_name="{name}",
+    persist_result=False,
+    validate_parameters=False,
+    task_runner=ThreadPoolTaskRunner(max_workers=2),
+)
 def retrain(
     name: str, store: str, overrides: tuple[str, ...] = (), until: str | None = None, file: str = "pipelines.yaml"
 ) -> dict[str, list[str]]:
     """The keys of every stage's artifacts; what the store holds is found, the rest is made in order."""
     graph = open_graph(Path(file), name, Path(store), tuple(overrides))
     with watched(graph) as execution:
-        for stage in graph.stages(until):
-            build_stage.with_options(name=stage.name, **_retries(stage))(execution, stage)
+        for group in graph.groups(until):
+            tasks = [build_stage.with_options(name=stage.name, **_retries(stage)) for stage in group]
+            futures = [made.submit(execution, s, len(group)) for made, s in zip(tasks, group, strict=True)]
+            for future in futures:
+                future.result()
         return {stage: [a.key for a in artifacts] for stage, artifacts in execution.made.items()}
 
 
@@ -73,9 +83,8 @@ def watched(graph: Graph) -> Iterator[Execution]:
 def left_behind(graph: Graph, execution: Execution) -> str:
     """What an interrupted run says: what the next one will find."""
     done = ", ".join(execution.made) or "nothing yet"
-    going = execution.at_work
-    how = "goes on from its last checkpoint" if going in ("clip", *TRAINED) else "begins again"
-    more = f"; {going} {how}" if going else ""
+    hows = {True: "goes on from its last checkpoint", False: "begins again"}
+    more = "".join(f"; {stage} {hows[stage in ('clip', *TRAINED)]}" for stage in execution.at_work)
     return f"interrupted. The next `unclip run {graph.name}` finds: {done}{more}"
 
 

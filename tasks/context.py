@@ -32,6 +32,7 @@ class Context:
     out: Path
     seed: int
     device: str = "cpu"
+    threads: int = 1  # of computation on the CPU
     shard: int | None = None
     progress: Progress = field(default=silent, compare=False)
 
@@ -54,6 +55,7 @@ class Context:
             "out": str(self.out),
             "seed": self.seed,
             "device": self.device,
+            "threads": self.threads,
             "shard": self.shard,
         }
         return json.dumps(record)

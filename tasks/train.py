@@ -46,10 +46,10 @@ def work(ctx: Context) -> dict[str, Any]:
     """Trains the stage in this process; the metrics, which also lie in `result.json` of the work folder."""
     import torch
 
-    from unclip.training.run import Place, num_cores, train
+    from unclip.training.run import Place, train
     from unclip.training.seeds import step_seed
 
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", num_cores())))
+    torch.set_num_threads(ctx.threads)
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(step_seed(ctx.seed, 0, "weights"))
     job = import_module(f"tasks.{ctx.stage}").job(ctx)
