@@ -18,13 +18,15 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARE, EXTRA_S = 0.05, 10.0  # the target: at most so much more
 DIRECT = """
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from flows.execute import Execution
 from flows.graph import open_graph
 graph = open_graph(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
 execution = Execution(graph, [])
-for stage in graph.stages():
-    execution.build(stage)
+with ThreadPoolExecutor(2) as pool:
+    for group in graph.groups():
+        list(pool.map(execution.build, group, [len(group)] * len(group)))
 """
 THROUGH = """
 import sys
