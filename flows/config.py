@@ -1,5 +1,6 @@
 """A pipeline as one validated value: the sections of its stages, its schedule and its seed."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -79,6 +80,19 @@ class Pipeline(BaseModel):
             yield "download", "is needed: the source is a URL list"
         if not self.source.urls and self.download is not None:
             yield "download", "has no effect: the source is not a URL list"
+        decoder, prior = self.decoder.network.num_steps, self.prior_diffusion.network.num_steps
+        upsampler = min(mid.num_steps, top.num_steps)
+        for section in ("assemble", "evaluate"):
+            for name, most in (("decoder_steps", decoder), ("prior_steps", prior), ("upsampler_steps", upsampler)):
+                if (steps := getattr(getattr(self, section), name)) > most:
+                    yield f"{section}.{name}", f"must be at most the {most} steps that were trained, got {steps}"
+        dim = self.clip.network.embed_dim if self.clip.network else None
+        if dim and (self.pca.num_components or 0) > dim:
+            yield "pca.num_components", f"must be at most clip.network.embed_dim {dim}, got {self.pca.num_components}"
+        if not re.fullmatch(r"cpu|cuda(:\d+)?", self.device):
+            yield "device", f"must be cpu, cuda or cuda:N, got '{self.device}'"
+        elif self.device != "cpu" and not Path("/dev/nvidiactl").exists():
+            yield "device", f"{self.device} is not on this machine: cpu is"
         if self.seed < 0:
             yield "seed", f"must be >= 0, got {self.seed}"
 

@@ -48,11 +48,6 @@ def load_values(path: Path, name: str, overrides: tuple[str, ...] = ()) -> Value
     return values
 
 
-def pipeline_names(path: Path) -> list[str]:
-    """The pipelines that the file holds."""
-    return list(_pipelines(path, yaml.compose(path.read_text(), Loader=yaml.SafeLoader)))
-
-
 def suggestion(name: str, allowed: list[str]) -> str:
     """The nearest right name for a wrong one, or all of them."""
     near = get_close_matches(name, allowed, n=1, cutoff=0.6)

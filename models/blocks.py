@@ -17,8 +17,12 @@ KeysValues = tuple[Tensor, Tensor]  # (B, H, S, W / H) each
 
 
 def token_mask(tokens: Tensor) -> Tensor:
-    """True where a token is real: id 0 is padding, the end token is kept. (B, L) integers to (B, L) bool."""
-    return tokens != 0
+    """True up to and with the end token, the largest id there is. (B, L) integers to (B, L) bool.
+
+    By place, not by id: padding is 0, and so is "!" in open_clip's own vocabulary.
+    """
+    places = torch.arange(tokens.shape[-1], device=tokens.device)
+    return places <= tokens.argmax(dim=-1, keepdim=True)
 
 
 def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:

@@ -222,4 +222,6 @@ class UpsamplerConfig:
         kinds = ("blur", "bsr_light", "bsr_full")
         _require(self.degradation in kinds, f"degradation must be one of {', '.join(kinds)}, got {self.degradation!r}")
         _require(0 <= self.blur_prob <= 1, f"blur_prob must be from 0 to 1, got {self.blur_prob}")
+        idle = self.degradation != "blur" and self.blur_prob != type(self).blur_prob
+        _require(not idle, f"blur_prob has no effect with degradation {self.degradation!r}, got {self.blur_prob}")
         _require_schedule(self.schedule, self.num_steps)

@@ -15,7 +15,6 @@ PACKAGES = ("flows", "tasks", "models", "unclip")
 NEUTRAL_MODULES = frozenset(
     {
         "tasks.context",
-        "tasks.train",
         "tasks.worker",
         "unclip.artifact",
         "unclip.guard",
@@ -27,6 +26,9 @@ NEUTRAL_MODULES = frozenset(
         "unclip.store",
     }
 )
+
+
+COMPOSITION = "tasks.config"  # puts all stages' settings together: each stands in its recipe by value
 
 
 def neutral(default: Any) -> Any:
@@ -80,8 +82,7 @@ def recipe_config(config: Any) -> Any:
 def code_digest(entries: tuple[str, ...]) -> str:
     """SHA-256 of the syntax trees of the entry modules and all they import from this repository.
 
-    Comments, layout and docstrings don't count; neither do `NEUTRAL_MODULES`, nor settings, which stand in the recipe
-    by value.
+    Comments, layout and docstrings don't count; neither do `NEUTRAL_MODULES` and `COMPOSITION`.
     """
     return digest_of({name: _tree_digest(name) for name in sorted(code_modules(entries) - NEUTRAL_MODULES)})
 
@@ -92,7 +93,7 @@ def code_modules(entries: tuple[str, ...]) -> set[str]:
     waiting = list(entries)
     while waiting:
         name = waiting.pop()
-        if name in seen or name.endswith("config"):
+        if name in seen or name == COMPOSITION:
             continue
         seen.add(name)
         waiting += _imports(name)

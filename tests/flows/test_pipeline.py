@@ -82,7 +82,7 @@ def test_a_second_run_finds_everything_and_starts_nothing(ran, shared, store):
     log = (store.root / "prefect" / "server.log").stat().st_mtime_ns
     began = time.monotonic()
     again = shared("run", "shrunken")
-    assert time.monotonic() - began < 10  # 1 s on an idle machine
+    assert time.monotonic() - began <= 3  # 1 s on an idle machine
     assert again.returncode == 0 and "Prefect" not in again.stderr
     assert (store.root / "prefect" / "server.log").stat().st_mtime_ns == log
     assert sorted((store.root / "runs").iterdir()) == runs and running_url(store.root) is None

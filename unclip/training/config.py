@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from unclip.recipe import neutral
+
 DECAYS = ("cosine", "constant")
 PRECISIONS = ("bf16", "fp32")
 
@@ -23,7 +25,7 @@ class TrainConfig:
     ema_decay: float = 0.999  # after a warm-up: min(ema_decay, (1 + step) / (10 + step))
     precision: str = "bf16"  # autocast: "bf16", or "fp32"
     channels_last: bool = False
-    checkpoint_every: int = 500  # steps
+    checkpoint_every: int = neutral(500)  # steps
     validate_every: int = 500  # steps; 0 is at the end only
     log_every: int = 20  # steps
 
