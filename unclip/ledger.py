@@ -29,14 +29,14 @@ class Ledger:
             _insert(db, manifest)
 
     def rebuild(self) -> int:
-        """Forget everything and read every manifest again; the number of artifacts."""
-        paths = sorted(self.root.glob("artifacts/*/*/manifest.json"))
+        """Forget everything and read every manifest again, but damaged ones; the number of artifacts."""
+        manifests = [m for path in sorted(self.root.glob("artifacts/*/*/manifest.json")) if (m := _read(path))]
         with self._open() as db:
             db.execute("delete from artifact")
             db.execute("delete from parent")
-            for path in paths:
-                _insert(db, json.loads(path.read_text()))
-        return len(paths)
+            for manifest in manifests:
+                _insert(db, manifest)
+        return len(manifests)
 
     def matching(self, prefix: str) -> list[dict[str, Any]]:
         """Manifests of the artifacts whose key or digest starts with `prefix`."""
@@ -73,6 +73,14 @@ class Ledger:
             db.executescript(SCHEMA)
             with db:
                 yield db
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):  # removed meanwhile, or damaged
+        return None
+    return manifest
 
 
 def _insert(db: sqlite3.Connection, manifest: dict[str, Any]) -> None:

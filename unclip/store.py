@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -62,7 +63,7 @@ class Store:
         key = build.recipe.key
         if found := self.find(build.kind, key):
             return found, False
-        with self._lock(key):
+        with self.lock(key):
             if found := self.find(build.kind, key):
                 return found, False
             partial = self.root / "partial" / key
@@ -101,20 +102,24 @@ class Store:
         return Artifact(kind, manifest["key"], final, manifest["digest"])
 
     @contextmanager
-    def _lock(self, key: str) -> Iterator[None]:
-        """One builder a key; the kernel frees the lock of a builder that died."""
+    def lock(self, key: str, wait: bool = True) -> Iterator[bool]:
+        """Whether the key is ours: one builder a key; the kernel frees the lock of a builder that died."""
         locks = self.root / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         with open(locks / key, "w") as handle:
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+            else:
+                yield True
 
 
 def is_whole(folder: Path) -> bool:
     """Whether the folder has a manifest and every file that it names, none of them cut short."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # none, or damaged
         return False
     return all(_size(folder / name) == entry["bytes"] for name, entry in manifest["files"].items())
 
@@ -140,7 +145,9 @@ def _seal(build: Build, partial: Path, started: datetime, metrics: dict[str, Any
         "seconds": round((ended - started).total_seconds(), 3),
         "metrics": metrics,
     }
-    write_atomically(partial / "manifest.json", json.dumps(manifest, indent=1))
+    aside = partial / WORK / "manifest.json"  # whatever a kill leaves there is no content
+    write_atomically(aside, json.dumps(manifest, indent=1))
+    os.replace(aside, partial / "manifest.json")
 
 
 def _size(path: Path) -> int | None:
@@ -170,7 +177,7 @@ def sha256_of(path: Path) -> str:
 def write_atomically(path: Path, text: str) -> None:
     """A text file that is either the old one or the new one, never half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     aside.write_text(text)
     _flush(aside)
     os.replace(aside, path)

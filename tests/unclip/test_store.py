@@ -2,11 +2,12 @@ import multiprocessing
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from unclip.recipe import Recipe
-from unclip.store import Build, Store
+from unclip.store import Build, Store, write_atomically
 
 
 def recipe(**config):
@@ -52,10 +53,10 @@ def test_a_build_starts_in_an_empty_folder_unless_it_resumes(tmp_path):
         raise RuntimeError("killed")
 
     store = Store(tmp_path)
-    for resumes in (False, False, True):
+    for resumes in (False, True, True, False):
         with pytest.raises(RuntimeError):
             store.build(build(leave, resumes))
-    assert seen == [[], [], ["left"]]
+    assert seen == [[], [], ["left"], []]
 
 
 def test_a_build_killed_before_its_rename_is_only_published(tmp_path):
@@ -124,3 +125,43 @@ def test_the_lock_of_a_killed_builder_is_taken_over(tmp_path):
     builder.join()
     assert list(Store(tmp_path).artifacts()) == []
     assert Store(tmp_path).build(build(write_hello))[1]
+
+
+def _build_killed_at_its_manifest(root):
+    os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    Store(root).build(build(write_hello, resumes=True))
+
+
+def test_a_manifest_half_written_is_no_content_of_the_next_build(tmp_path):
+    builder = multiprocessing.get_context("fork").Process(target=_build_killed_at_its_manifest, args=(tmp_path,))
+    builder.start()
+    builder.join()
+    assert builder.exitcode == -signal.SIGKILL
+    artifact, _ = Store(tmp_path).build(build(write_hello, resumes=True))
+    assert sorted(path.name for path in artifact.path.iterdir()) == ["hello.txt", "manifest.json"]
+    assert list(artifact.manifest()["files"]) == ["hello.txt"]
+
+
+@pytest.mark.parametrize("damaged", ["", "{", "\0"])
+def test_an_artifact_with_a_damaged_manifest_is_made_again(tmp_path, damaged):
+    store = Store(tmp_path)
+    artifact, _ = store.build(build(write_hello))
+    (artifact.path / "manifest.json").write_text(damaged)
+    assert store.find("pca", artifact.key) is None and list(store.artifacts()) == []
+    assert store.ledger.rebuild() == 0
+    assert store.build(build(write_hello)) == (artifact, True)
+
+
+def test_two_threads_may_write_the_same_file(tmp_path):
+    path = tmp_path / "run.json"
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(lambda number: write_atomically(path, str(number)), range(50)))
+    assert [p.name for p in tmp_path.iterdir()] == ["run.json"]
+
+
+def test_a_key_at_work_is_not_ours(tmp_path):
+    store = Store(tmp_path)
+    with store.lock("a"), store.lock("a", wait=False) as same, store.lock("b", wait=False) as other:
+        assert (same, other) == (False, True)
+    with store.lock("a", wait=False) as free:
+        assert free
