@@ -1,9 +1,11 @@
 """The record of every run: which artifacts its stages gave, kept as one small JSON file a run."""
 
+import fcntl
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from unclip.artifact import Artifact
@@ -21,6 +23,7 @@ class RunRecord:
     status: str = "running"
     ended: str | None = None
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failed_stage: str | None = None
 
     def keys(self, stage: str) -> list[str]:
         """The keys of the stage's artifacts, in shard order; none if the run did not get there."""
@@ -38,16 +41,42 @@ def save_run(store: Store, run: RunRecord) -> None:
     write_atomically(store.root / "runs" / f"{run.run_id}.json", json.dumps(asdict(run), indent=1))
 
 
-def end_run(store: Store, run: RunRecord, status: str) -> None:
+def end_run(store: Store, run: RunRecord, status: str, failed_stage: str | None = None) -> None:
     """Close the record as `finished`, `failed` or `interrupted`."""
-    run.status, run.ended = status, datetime.now(UTC).isoformat()
+    run.status, run.failed_stage, run.ended = status, failed_stage, datetime.now(UTC).isoformat()
     save_run(store, run)
+
+
+def load_run(path: Path) -> RunRecord:
+    """The record in a file; the first ones say "failed at STAGE"."""
+    values = json.loads(path.read_text())
+    status, _, stage = values["status"].partition(" at ")
+    return RunRecord(**{"failed_stage": stage or None, **values, "status": status})
+
+
+def pending_note(store_root: Path, run_id: str) -> Path:
+    """The file that is there, and locked by the run's process while that lives, until MLflow knows all of the run."""
+    return store_root.absolute() / "mlflow" / "pending" / run_id
+
+
+def lives(store: Store, run: RunRecord) -> bool:
+    """Whether the run is under way: its record is open, and a process holds its note."""
+    if run.status != "running":
+        return False
+    try:
+        with open(pending_note(store.root, run.run_id)) as note:
+            fcntl.flock(note, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def runs_of(store: Store, pipeline: str | None = None) -> Iterator[RunRecord]:
     """The records of a pipeline's runs, or of all, newest first."""
     for path in sorted((store.root / "runs").glob("*.json"), reverse=True):
-        run = RunRecord(**json.loads(path.read_text()))
+        run = load_run(path)
         if pipeline in (None, run.pipeline):
             yield run
 

@@ -6,7 +6,6 @@ command, or by `rebuild`, from the run's record in `STORE/runs` and the manifest
 """
 
 import fcntl
-import json
 import os
 import sqlite3
 import sys
@@ -21,7 +20,7 @@ from typing import Any
 
 from unclip.artifact import Artifact
 from unclip.mlflow_view import MlflowView
-from unclip.runs import RunRecord, runs_of
+from unclip.runs import RunRecord, load_run, pending_note
 from unclip.store import Store
 
 _EVERY_S = 2.0  # figures of one stage are sent no more often
@@ -141,9 +140,8 @@ class _Pending:
     """The note that a run is not wholly told yet; locked as long as the process that runs it lives."""
 
     def __init__(self, store_root: Path, run_id: str) -> None:
-        folder = store_root.absolute() / "mlflow" / "pending"
-        folder.mkdir(parents=True, exist_ok=True)
-        self.path, self.is_told = folder / run_id, False
+        self.path, self.is_told = pending_note(store_root, run_id), False
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self._lock: int | None = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -174,28 +172,33 @@ def rebuild(store_root: Path) -> int:
     """
     store = Store(store_root)
     _set_aside_broken(store.root / "mlflow" / "mlflow.db")
-    return _tell_again(store, sorted(record.run_id for record in runs_of(store)))
+    return _tell_again(store, sorted(path.stem for path in (store.root / "runs").glob("*.json")))
 
 
 def _tell_again(store: Store, run_ids: Sequence[str], view: MlflowView | None = None) -> int:
     count = 0
     for run_id in run_ids:
+        view = view or MlflowView(store.root)
         try:
             pending = _Pending(store.root, run_id)
         except BlockingIOError:
             continue  # its process lives
-        view = view or MlflowView(store.root)
-        if (record := _record(store, run_id)) is None:
-            _close_unrecorded(view, run_id)
-        else:
-            _retell(store, view, record)
-        pending.tell()
-        pending.release()
-        count += 1
+        try:
+            _retell(store, view, run_id)
+            pending.tell()
+            count += 1
+        except Exception as error:  # it waits on, and keeps no other from being told
+            _say(f"MLflow: run {run_id} cannot be told: {type(error).__name__}: {error}")
+        finally:
+            pending.release()
     return count
 
 
-def _retell(store: Store, view: MlflowView, record: RunRecord) -> None:
+def _retell(store: Store, view: MlflowView, run_id: str) -> None:
+    path = store.root / "runs" / f"{run_id}.json"
+    if not path.is_file():
+        return _close_unrecorded(view, run_id)
+    record = load_run(path)
     story = _Story(view, record)
     for stage, told in record.stages.items():
         found = [store.find(stage, key) for key in record.keys(stage)]
@@ -204,11 +207,6 @@ def _retell(store: Store, view: MlflowView, record: RunRecord) -> None:
             story.finish(stage, artifacts, True, float(told.get("seconds", 0.0)))
     status = "interrupted" if record.status == "running" else record.status
     story.close(status, record.ended)
-
-
-def _record(store: Store, run_id: str) -> RunRecord | None:
-    path = store.root / "runs" / f"{run_id}.json"
-    return RunRecord(**json.loads(path.read_text())) if path.is_file() else None
 
 
 def _close_unrecorded(view: MlflowView, run_id: str) -> None:

@@ -140,6 +140,18 @@ def test_a_broken_database_is_written_again_from_the_store(store, tmp_path):
     assert shown(copy) == shown(store)
 
 
+def test_a_failed_run_is_written_again_and_a_damaged_record_left_out(store, tmp_path):
+    shutil.copytree(store.root, tmp_path / "copy")
+    copy = Store(tmp_path / "copy")
+    end_run(copy, begin_run("toy", {}), "failed", "decoder")
+    end_run(copy, begin_run("toy", {}), "failed at decoder")  # as the first records said it
+    (copy.root / "runs" / "00-damaged.json").write_text("{")
+    assert rebuild(copy.root) == 4
+    assert [r.info.status for r in runs(copy)["toy"]] == ["FINISHED", "FINISHED", "FAILED", "FAILED"]
+    run_pipeline(copy)  # is told, though the damaged one waits on
+    assert [path.name for path in (copy.root / "mlflow" / "pending").iterdir()] == ["00-damaged"]
+
+
 def test_a_failing_mlflow_stops_nothing_and_is_said_once(tmp_path):
     store, said = Store(tmp_path), []
     (tmp_path / "mlflow").mkdir()
