@@ -21,5 +21,8 @@ def accept_code(graph: Graph, name: str) -> str:
     before, now = artifact.manifest()["recipe"]["code"], code_digest(stage.code)
     if graph.code_of(stage) == before:
         return f"{name}: the code has not changed since {artifact.key[:12]}"
-    write_atomically(graph.store.root / "accepted.json", json.dumps({**graph.accepted, now: before}, indent=1))
+    accepted = {code: equal for code, equal in graph.accepted.items() if code != before}  # so that it ends there
+    if now != before:
+        accepted[now] = before
+    write_atomically(graph.store.root / "accepted.json", json.dumps(accepted, indent=1))
     return f"{name}: code {now[:12]} counts as {before[:12]}, which made {artifact.key[:12]}"

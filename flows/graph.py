@@ -116,8 +116,9 @@ class Graph:
 
     def code_of(self, stage: Stage) -> str:
         """The digest of the stage's code, or the one that it was accepted to equal."""
-        digest = code_digest(stage.code)
-        while digest in self.accepted:
+        digest, seen = code_digest(stage.code), set[str]()
+        while digest in self.accepted and digest not in seen:
+            seen.add(digest)
             digest = self.accepted[digest]
         return digest
 
