@@ -61,7 +61,7 @@ def verify(store: StoreDir = STORE) -> None:
 @app.command(rich_help_panel="Store")
 def gc(
     store: StoreDir = STORE,
-    keep_runs: Annotated[int, typer.Option(min=1, help="Newest runs of each pipeline to keep")] = 3,
+    keep_runs: Annotated[int, typer.Option(min=1, help="Newest finished runs of each stage to keep")] = 3,
     remove: Annotated[bool, typer.Option("--remove", help="Remove, instead of only listing")] = False,
 ) -> None:
     """What no recent run refers to; with --remove, gone. Example: unclip gc --keep-runs 2 --remove"""

@@ -1,14 +1,18 @@
 """Questions about the store: what made this, what differs, is it whole, what can go."""
 
 import json
+import math
 import shutil
+from collections import Counter
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from unclip.runs import runs_of
+from unclip.recipe import digest_of
+from unclip.runs import RunRecord, lives, runs_of
 from unclip.store import Store, content_digest, files_in, sha256_of
 
 Manifest = dict[str, Any]
@@ -68,7 +72,7 @@ def differences(left: Any, right: Any, where: str = "") -> Iterator[tuple[str, A
 
 
 def verify(store: Store) -> Iterator[tuple[str, str, str]]:
-    """Kind, key and what is wrong with it, for every artifact whose bytes are not what its manifest says."""
+    """Kind, key and what is wrong with it, for every artifact whose bytes or key are not what its manifest says."""
     for path in sorted(store.root.glob("artifacts/*/*")):
         try:
             manifest = json.loads((path / "manifest.json").read_text())
@@ -79,22 +83,64 @@ def verify(store: Store) -> Iterator[tuple[str, str, str]]:
         wrong = [where for where, _, _ in differences(_digests(manifest["files"]), _digests(present))]
         if wrong or content_digest(present) != manifest["digest"]:
             yield path.parent.name, path.name, f"changed, missing or added: {', '.join(wrong)}"
+        elif {digest_of(manifest["recipe"]), manifest["key"]} != {path.name}:
+            yield path.parent.name, path.name, "its recipe has another key"
 
 
 def collect(store: Store, keep_runs: int, dry_run: bool) -> Iterator[tuple[Path, int]]:
-    """Folder and bytes of what no kept run refers to, removed unless it is a dry run. Keeps `keep_runs` a pipeline."""
-    kept, count = set[str](), dict[str, int]()
-    for run in runs_of(store):
-        count[run.pipeline] = count.get(run.pipeline, 0) + 1
-        if count[run.pipeline] <= keep_runs:
-            kept |= {key for stage in run.stages.values() for key in stage["keys"]}
-    for path in sorted([*store.root.glob("artifacts/*/*"), *store.root.glob("partial/*")]):
-        if path.name in kept and path.parent.name != "partial":
+    """Folder and bytes of what no kept run refers to, removed unless it is a dry run.
+
+    Kept are, of each stage of a pipeline, the artifacts of its newest `keep_runs` finished runs and of its newest run,
+    with all that they were made from; what is being built; and while a run is under way all that came after its start
+    and every partial folder, for it may go on from there.
+    """
+    under_way = [run for run in runs_of(store) if lives(store, run)]
+    since = min((datetime.fromisoformat(run.started).timestamp() for run in under_way), default=math.inf)
+    kept = _with_parents(store, _in_use(store, keep_runs) | {key for run in under_way for key in _keys(run)})
+    partial = store.root / "partial"
+    for path in sorted([*store.root.glob("artifacts/*/*"), *partial.glob("*")]):
+        if under_way if path.parent == partial else path.name in kept:
             continue
-        yield path, sum(p.stat().st_size for _, p in files_in(path))
-        if not dry_run:
-            store.ledger.forget(path.name)
-            shutil.rmtree(path)
+        with store.lock(path.name, wait=False) as is_ours:
+            if not is_ours or not path.exists() or path.stat().st_mtime >= since:
+                continue
+            num_bytes = sum(p.stat().st_size for _, p in files_in(path))
+            if not dry_run:
+                if path.parent != partial:
+                    store.ledger.forget(path.name)
+                shutil.rmtree(path)
+        yield path, num_bytes
+
+
+def _in_use(store: Store, keep_runs: int) -> set[str]:
+    """Keys of the runs that count; one whose artifacts are not all there does not (`unclip.runs.last_artifacts`)."""
+    kept, num_runs, num_finished = set[str](), Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for run in runs_of(store):
+        for stage in run.stages:
+            keys, place, is_finished = run.keys(stage), (run.pipeline, stage), run.status == "finished"
+            counts = not num_runs[place] or (is_finished and num_finished[place] < keep_runs)
+            if counts and keys and all(store.find(stage, key) for key in keys):
+                kept |= set(keys)
+                num_runs[place] += 1
+                num_finished[place] += is_finished
+    return kept
+
+
+def _with_parents(store: Store, keys: set[str]) -> set[str]:
+    """The keys and those of all that the artifacts were made from: not always what their run found, if bytes agree."""
+    artifacts = {artifact.key: artifact for artifact in store.artifacts()}
+    seen, waiting = set[str](), list(keys)
+    while waiting:
+        key = waiting.pop()
+        if key not in seen:
+            seen.add(key)
+            parents = artifacts[key].manifest()["parents"] if key in artifacts else {}
+            waiting += [parent for found in parents.values() for parent in found]
+    return seen
+
+
+def _keys(run: RunRecord) -> list[str]:
+    return [key for stage in run.stages for key in run.keys(stage)]
 
 
 def _digests(files: Manifest) -> dict[str, str]:

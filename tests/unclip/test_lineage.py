@@ -1,8 +1,12 @@
+import fcntl
+import json
+import time
+
 import pytest
 
 from unclip.lineage import ancestors, collect, differences, resolve, verify
 from unclip.recipe import Recipe
-from unclip.runs import begin_run, end_run
+from unclip.runs import begin_run, end_run, pending_note, save_run
 from unclip.store import Build, Store
 
 
@@ -68,3 +72,70 @@ def test_collect_removes_only_what_no_kept_run_uses(store):
     assert [path for path, _ in collect(store, 1, dry_run=True)] == [old.path]
     list(collect(store, 1, dry_run=False))
     assert [a.key for a in store.artifacts()] == [new.key]
+
+
+def ran(store, status="finished", **artifacts):
+    """The record of a run that had these artifacts by stage."""
+    run = begin_run("shapes", {})
+    run.stages = {stage: {"keys": [artifact.key]} for stage, artifact in artifacts.items()}
+    end_run(store, run, status)
+    return run
+
+
+def left(store):
+    """Kinds and keys of what `collect` leaves of the artifacts if the last run is kept."""
+    list(collect(store, 1, dry_run=False))
+    return {a.key for a in store.artifacts()}
+
+
+def test_collect_counts_only_finished_runs_that_had_the_stage(store):
+    whole, new, unused = make(store, "pca"), make(store, "source", num=2), make(store, "source", num=3)
+    ran(store, pca=whole, source=unused)
+    ran(store, source=new)  # a run up to the source
+    for _ in range(3):
+        ran(store, "failed", source=new)
+    assert left(store) == {whole.key, new.key}
+
+
+def test_collect_keeps_what_the_newest_failed_run_has(store):
+    old, new = make(store, "source", num=1), make(store, "source", num=2)
+    ran(store, source=old)
+    ran(store, "failed", source=new)
+    assert left(store) == {old.key, new.key}
+
+
+def test_collect_keeps_what_kept_artifacts_were_made_from(store):
+    source = make(store, "source", num=1)
+    stack = make(store, "assemble", [make(store, "embed", [source])])
+    ran(store, assemble=stack)
+    assert len(left(store)) == 3
+
+
+def test_collect_leaves_what_is_being_built(store):
+    (store.root / "partial" / "aa").mkdir(parents=True)
+    with store.lock("aa"):
+        assert list(collect(store, 1, dry_run=False)) == []
+    assert list(collect(store, 1, dry_run=False)) == [(store.root / "partial" / "aa", 0)]
+
+
+def test_collect_leaves_what_came_after_the_start_of_a_living_run(store):
+    before = make(store, "pca", num=1)
+    time.sleep(0.05)
+    run = begin_run("shapes", {})
+    save_run(store, run)
+    time.sleep(0.05)
+    after, note = make(store, "pca", num=2), pending_note(store.root, run.run_id)
+    (store.root / "partial" / "aa").mkdir()
+    note.parent.mkdir(parents=True)
+    with open(note, "w") as held:  # as the run's process holds it
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert [path for path, _ in collect(store, 1, dry_run=True)] == [before.path]
+    assert [path.name for path, _ in collect(store, 1, dry_run=True)] == [*sorted([before.key, after.key]), "aa"]
+
+
+def test_verify_finds_a_recipe_that_is_not_the_keys(store):
+    artifact = make(store, "pca", num=1)
+    manifest = artifact.manifest()
+    manifest["recipe"]["seed"] = 7
+    (artifact.path / "manifest.json").write_text(json.dumps(manifest))
+    assert list(verify(store)) == [("pca", artifact.key, "its recipe has another key")]
