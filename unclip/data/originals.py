@@ -47,6 +47,14 @@ def take_picture(data: bytes, config: DownloadConfig) -> Picture:
     if len(data) > config.max_bytes:
         raise Refused("too_large", f"{len(data)} bytes, more than {config.max_bytes}")
     image = _decode(data, config.max_pixels)
+    try:
+        return _stored(image, data, config)
+    except Exception as error:  # of broken EXIF or colours, as of pixels
+        raise Refused("not_an_image", _say(error, data)) from error
+
+
+def _stored(image: Image.Image, data: bytes, config: DownloadConfig) -> Picture:
+    """A decoded picture as the shard will hold it."""
     if _is_plain(image) and max(image.size) <= config.max_side_px:
         return Picture(data, EXTENSIONS[str(image.format)], *image.size)
     changed = flatten(to_srgb(ImageOps.exif_transpose(image)), config.background)

@@ -104,6 +104,15 @@ def test_sixteen_bits_orientation_and_transparency_come_out_right():
     assert np.all(np.asarray(clear) == 255)
 
 
+def test_a_picture_that_pillow_fails_on_in_its_own_way_is_refused():
+    out = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(out, format="DDS")
+    data = bytearray(out.getvalue())
+    data[80:84] = bytes(4)  # no pixel format: NotImplementedError
+    with pytest.raises(ValueError, match="not a readable image"):
+        open_rgb(bytes(data))
+
+
 def test_a_picture_cut_short_or_too_large_is_refused():
     with pytest.raises(ValueError, match="not a readable image"):
         open_rgb(sample(0).image[:-40])
