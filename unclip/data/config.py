@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from unclip.recipe import neutral
+
 
 def require(holds: bool, field: str, allowed: str, value: Any) -> None:
     """Refuse a setting. Raises: ValueError with the field, what it must be, and what it is."""
@@ -26,7 +28,8 @@ class ShapesConfig:
 
         Raises: ValueError naming the field.
         """
-        for name, least in (("num_samples", 1), ("shard_size", 1), ("image_px", 16)):
+        require(1 <= self.shard_size <= 99_999, "shard_size", "in 1..99999", self.shard_size)
+        for name, least in (("num_samples", 1), ("image_px", 16)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be >= {least}, got {getattr(self, name)}")
         if self.difficulty not in ("easy", "full"):
@@ -99,8 +102,8 @@ class UrlsConfig:
 class DownloadConfig:
     """How URLs are fetched, through img2dataset in its own environment, and what of them is kept."""
 
-    num_processes: int = 2  # that fetch; as many threads decode afterwards
-    num_threads: int = 32  # that fetch, a process
+    num_processes: int = neutral(2)  # that fetch; as many threads decode afterwards
+    num_threads: int = neutral(32)  # that fetch, a process
     timeout_s: float = 10.0  # a request, from its first connection to its last byte
     deadline_s: float = 600.0  # all fetching of a shard; rows not done by then are refused
     stall_s: float = 60.0  # without a finished request; the same then
