@@ -10,9 +10,9 @@ import open_clip
 import torch
 
 from models.clip import Clip
+from unclip.data.digests import file_digest
 from unclip.data.embed import Encoder, text_digest
 from unclip.data.images import Pixels
-from unclip.data.source_plan import file_digest
 from unclip.data.table import Floats, Tokens
 
 

@@ -4,11 +4,14 @@ A dump is `parts/NNNNNN.parquet` with `.rejects.parquet` and `.json` beside each
 (weights and clip.json) and `manifest.json`, which is written last.
 """
 
+import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +19,12 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from unclip.data.config import FolderConfig, IndexConfig, ShardsConfig
+from unclip.data.digests import file_digest
 from unclip.data.embed import Encoder, embed_shard
 from unclip.data.images import crop_square, open_rgb
 from unclip.data.index import build_index, search, write_index
 from unclip.data.select import near_pairs
-from unclip.data.source_plan import file_digest, shard_recipes
+from unclip.data.source_plan import shard_recipes
 from unclip.data.sources import folder_shard, foreign_shard, write_admissions
 from unclip.data.table import AGREEING, Floats, TableInfo, check_agree, read_part, unit
 
@@ -37,11 +41,25 @@ def embed_dump(
 
     clip: the folder of the encoder's weights, copied into the dump. Returns the manifest.
 
-    Raises: ValueError for a bad source, or a dump made with another CLIP.
+    Raises: ValueError for a bad source, a dump made with another CLIP or of another source, or one being written.
     """
     recipes = shard_recipes(source)
-    refuse_other_clip(out, encoder)
     (out / "parts").mkdir(parents=True, exist_ok=True)
+    with only_writer(out):
+        return _embed_shards(source, recipes, out, encoder, clip, batch_size, progress)
+
+
+def _embed_shards(
+    source: DumpSource,
+    recipes: list[dict[str, Any]],
+    out: Path,
+    encoder: Encoder,
+    clip: Path,
+    batch_size: int,
+    progress: Callable[..., None],
+) -> dict[str, Any]:
+    refuse_other_clip(out, encoder)
+    refuse_other_source(out, source)
     (out / "manifest.json").unlink(missing_ok=True)
     embedded = 0
     for shard, recipe in enumerate(recipes):
@@ -54,6 +72,17 @@ def embed_dump(
         drop_part(record)
     copy_clip(clip, out / "clip")
     return finish(out, embedded)
+
+
+@contextmanager
+def only_writer(out: Path) -> Iterator[None]:
+    """Hold the dump for writing. Raises: ValueError when another process does."""
+    with open(out / "parts" / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"another embed is writing to {out}: wait until it has ended") from error
+        yield
 
 
 def finish(out: Path, embedded: int) -> dict[str, Any]:
@@ -78,15 +107,15 @@ def embed_part(
 ) -> None:
     """Bring one shard under our contract aside, embed it, and move the part in; its record is written last."""
     record = out / "parts" / f"{shard:06d}.json"
-    drop_part(record)
     with tempfile.TemporaryDirectory(dir=out, prefix=".part-") as name:
         aside = Path(name)
         rows = folder_shard(source, shard) if isinstance(source, FolderConfig) else foreign_shard(source, shard)
         counts = write_admissions(aside, rows)
         embed_shard(aside / "shard.tar", encoder, aside, batch_size, lambda *a, **k: None)
+        drop_part(record)
         os.replace(aside / "rejects.parquet", rejects_path(record.with_suffix(".parquet")))
         os.replace(aside / "part.parquet", record.with_suffix(".parquet"))
-    write_atomically(record, {"recipe": recipe, "source": counts})
+    write_atomically(record, {"recipe": recipe, "origin": origin(source), "source": counts})
 
 
 def part_is_there(out: Path, shard: int, recipe: dict[str, Any]) -> bool:
@@ -129,6 +158,21 @@ def refuse_other_clip(dump: Path, encoder: Encoder) -> None:
             raise ValueError(
                 f"{dump} was made with {name} {getattr(info, name)}, the CLIP given has {getattr(encoder, name)}"
             )
+
+
+def refuse_other_source(dump: Path, source: DumpSource) -> None:
+    """Raises: ValueError when the dump has parts of another source; the same one may have grown or changed."""
+    for record in sorted((dump / "parts").glob("*.json")):
+        made = json.loads(record.read_text())["origin"]
+        if made != origin(source):
+            raise ValueError(f"{dump} holds the {made}, not the {origin(source)}: give another --out")
+
+
+def origin(source: DumpSource) -> str:
+    """What stays of a source when it grows: its kind and its folder."""
+    if isinstance(source, FolderConfig):
+        return f"pictures of {Path(source.folder).resolve()}"
+    return f"tars of {Path(re.split(r'[{*?[]', source.pattern)[0] + 'x').parent.resolve()}"
 
 
 def copy_clip(clip: Path, folder: Path) -> None:

@@ -17,10 +17,10 @@ import PIL
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from unclip.data.digests import file_digest
 from unclip.data.images import Pixels, crop_square, open_rgb
 from unclip.data.rows import image_digest
 from unclip.data.shards import ShardReader
-from unclip.data.source_plan import file_digest
 from unclip.data.table import Embedded, Floats, TableInfo, Tokens, read_part, storable, versions_json, write_part
 
 NUM_CHECKED = 4  # rows embedded again after writing

@@ -4,7 +4,7 @@ import pytest
 
 from tests.unclip.data.data_fixtures import TinyEncoder, sample, write_source
 from unclip.data.config import ShardsConfig
-from unclip.data.dump import embed_dump, inspect_dump, search_dump
+from unclip.data.dump import embed_dump, inspect_dump, only_writer, search_dump
 
 
 def quiet(*args, **figures):
@@ -68,6 +68,37 @@ def test_a_dump_that_was_killed_goes_on(tmp_path):
     assert "not finished" in inspect_dump(tmp_path / "dump")["problems"][0]
     assert dump(tmp_path)["embedded_shards"] == 1
     assert {p.name: p.read_bytes() for p in (tmp_path / "dump").rglob("*.parquet")} == whole
+
+
+class BrokenEncoder(TinyEncoder):
+    """Fails at the first picture."""
+
+    def encode_image(self, pixels):
+        raise RuntimeError("no memory")
+
+
+def test_a_part_stays_until_the_new_one_is_made(tmp_path):
+    dump(tmp_path, 1)
+    write_source(tmp_path / "new", [sample(i, shard=7) for i in range(8)])
+    (tmp_path / "new" / "shard.tar").rename(tmp_path / "s0" / "shard.tar")
+    with pytest.raises(RuntimeError, match="no memory"):
+        dump(tmp_path, 1, BrokenEncoder())
+    assert len(search_dump(tmp_path / "dump", TinyEncoder(), "a word", None, 100)) == 8
+    assert dump(tmp_path, 1)["embedded_shards"] == 1
+
+
+def test_a_dump_of_another_source_is_refused_and_stays(tmp_path):
+    dump(tmp_path, 1)
+    other = ShardsConfig(pattern=str(write_source(tmp_path / "other" / "s0", [sample(0)]) / "*.tar"))
+    with pytest.raises(ValueError, match=r"holds the tars of .*, not the tars of .*/other/s0: give another --out"):
+        embed_dump(other, tmp_path / "dump", TinyEncoder(), tmp_path / "clip", 4, quiet)
+    assert inspect_dump(tmp_path / "dump")["problems"] == []
+
+
+def test_two_writers_of_one_dump_are_refused(tmp_path):
+    dump(tmp_path, 1)
+    with only_writer(tmp_path / "dump"), pytest.raises(ValueError, match="another embed is writing to"):
+        dump(tmp_path, 2)
 
 
 def test_neither_or_both_of_text_and_image_is_refused(tmp_path):

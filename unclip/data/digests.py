@@ -1,0 +1,63 @@
+"""SHA-256 of files, remembered between plans: data that has not changed is not read again."""
+
+import hashlib
+import os
+import sqlite3
+import threading
+import time
+from functools import cache
+from pathlib import Path
+
+SETTLED_S = 2.0  # a file changed more recently may change again within one tick of its clock: it is not remembered
+TABLE = "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, state TEXT NOT NULL, sha256 TEXT NOT NULL)"
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, read now.
+
+    Raises: ValueError when it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+
+
+def known_digest(path: Path) -> str:
+    """SHA-256 of a file, read only if its size or times differ from when it was last read.
+
+    Raises: ValueError when it cannot be read.
+    """
+    state, place = _state(path), str(path.absolute())
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        known = _open_cache(home / "unclip", os.getpid(), threading.get_ident())
+        row = known.execute("SELECT state, sha256 FROM digests WHERE path = ?", (place,)).fetchone()
+        if row is not None and row[0] == state:
+            return str(row[1])
+        digest = file_digest(path)
+        if state == _state(path) and time.time() - path.stat().st_mtime > SETTLED_S:
+            known.execute("REPLACE INTO digests VALUES (?, ?, ?)", (place, state, digest))
+        return digest
+    except (OSError, sqlite3.Error):  # no place to remember anything: a plan works all the same
+        return file_digest(path)
+
+
+def _state(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
+
+
+@cache
+def _open_cache(folder: Path, process: int, thread: int) -> sqlite3.Connection:
+    """The digests known to this user, opened once by each thread; several processes may use them at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = sqlite3.connect(folder / "digests.sqlite", isolation_level=None)
+    known.execute("PRAGMA journal_mode=WAL")
+    known.execute("PRAGMA synchronous=NORMAL")
+    known.execute(TABLE)
+    return known
