@@ -78,7 +78,7 @@ class Execution:
             kind=step.stage.name,
             recipe=step.recipe,
             parents={name: tuple(a.key for a in artifacts) for name, artifacts in context.inputs.items()},
-            resumes=step.stage.trained,
+            resumes=step.stage.resumes,
             fill=lambda out: run_stage(context, out),
         )
         return self.graph.store.build(build)[0]
@@ -93,6 +93,7 @@ class Execution:
             device=self.graph.pipeline.device,
             threads=threads,
             shard=step.shard,
+            planned=step.recipe.config if step.recipe else {},
             progress=progress,
         )
 

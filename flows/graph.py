@@ -9,7 +9,8 @@ from typing import Any
 
 from flows.config import Pipeline, load_pipeline
 from unclip.artifact import Artifact
-from unclip.data.source_plan import file_digest, shard_recipes
+from unclip.data.digests import file_digest
+from unclip.data.source_plan import shard_recipes
 from unclip.recipe import Recipe, code_digest, recipe_config
 from unclip.store import Store
 
@@ -31,6 +32,11 @@ class Stage:
     def code(self) -> tuple[str, ...]:
         """The modules whose code, with all it imports, decides the result."""
         return (f"tasks.{self.name}", "tasks.worker") if self.trained else (f"tasks.{self.name}",)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether it goes on from what a killed run left."""
+        return self.trained or self.name == "download"
 
 
 TRAINED = ("prior_diffusion", "prior_ar", "decoder", "upsampler_mid", "upsampler_top")

@@ -34,6 +34,7 @@ class Context:
     device: str = "cpu"
     threads: int = 1  # of computation on the CPU
     shard: int | None = None
+    planned: dict[str, Any] = field(default_factory=dict)  # what the recipe says of the settings and the source's data
     progress: Progress = field(default=silent, compare=False)
 
     def one(self, name: str) -> Artifact:
@@ -57,6 +58,7 @@ class Context:
             "device": self.device,
             "threads": self.threads,
             "shard": self.shard,
+            "planned": self.planned,
         }
         return json.dumps(record)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from tasks.config import SourceStage
@@ -11,22 +12,34 @@ from unclip.data.images import png_bytes
 from unclip.data.rows import sample_id
 from unclip.data.shapes import render_shard
 from unclip.data.shards import Sample, row_of, sample_key
+from unclip.data.source_plan import SourceConfig, require_unchanged
 from unclip.data.sources import Admission, folder_shard, foreign_shard, write_admissions
 
 
 def build(ctx: Context) -> dict[str, Any]:
-    """Write `shard.tar` and `rows.parquet` of shard `ctx.shard` (of a URL list: `pairs.parquet`)."""
+    """Write `shard.tar` and `rows.parquet` of shard `ctx.shard` (of a URL list: `pairs.parquet`).
+
+    Raises: ValueError when what was read is not what the plan saw.
+    """
     config = ctx.config.only if isinstance(ctx.config, SourceStage) else ctx.config
     assert ctx.shard is not None
+    metrics = write_source(config, ctx.seed, ctx.shard, ctx.out)
+    if ctx.planned:
+        require_unchanged(config, ctx.shard, ctx.planned)
+    return metrics
+
+
+def write_source(config: SourceConfig, seed: int, shard: int, out: Path) -> dict[str, Any]:
+    """The files of one shard, written into `out`; counts of its rows."""
     if isinstance(config, ShapesConfig):
-        return write_admissions(ctx.out, drawn_shard(config, ctx.seed, ctx.shard))
+        return write_admissions(out, drawn_shard(config, seed, shard))
     if isinstance(config, FolderConfig):
-        return write_admissions(ctx.out, folder_shard(config, ctx.shard))
+        return write_admissions(out, folder_shard(config, shard))
     if isinstance(config, ShardsConfig):
-        return write_admissions(ctx.out, foreign_shard(config, ctx.shard))
+        return write_admissions(out, foreign_shard(config, shard))
     from unclip.data.urls import write_pairs
 
-    return write_pairs(config, ctx.shard, ctx.out / "pairs.parquet")
+    return write_pairs(config, shard, out / "pairs.parquet")
 
 
 def drawn_shard(config: ShapesConfig, seed: int, shard: int) -> Iterator[Admission]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.graph import STAGES, open_graph
+from flows.graph import STAGES, TRAINED, open_graph
 from unclip.artifact import Artifact
 
 FILE = Path(__file__).parents[1] / "shrunken.yaml"
@@ -35,6 +35,10 @@ def test_other_bytes_of_weights_are_another_clip(weights, tmp_path):
 def test_weights_moved_are_the_same_clip(weights, tmp_path):
     before = key_of_clip(weights, tmp_path)
     assert key_of_clip(weights.rename(tmp_path / "moved.safetensors"), tmp_path) == before
+
+
+def test_a_download_goes_on_from_what_a_killed_one_left():
+    assert {stage.name for stage in STAGES if stage.resumes} == {"download", "clip", *TRAINED}
 
 
 def test_a_stage_reads_only_stages_before_it():

@@ -10,7 +10,16 @@ from tasks import embed, filter, index, score, select, source
 from tasks.clip_files import save_clip
 from tasks.context import Context
 from unclip.artifact import Artifact
-from unclip.data.config import EmbedConfig, FilterConfig, IndexConfig, SelectConfig, ShapesConfig
+from unclip.data.config import (
+    EmbedConfig,
+    FilterConfig,
+    IndexConfig,
+    SelectConfig,
+    ShapesConfig,
+    ShardsConfig,
+    UrlsConfig,
+)
+from unclip.data.source_plan import shard_recipes
 
 
 def stage(root, module, config, shard=None, name=None, **inputs):
@@ -50,6 +59,23 @@ def test_every_drawn_row_reaches_the_index_or_has_a_reason(tmp_path, clip):
         counts["rows"] == indexed["rows"] == 90
         and figures["train"] + figures["validation"] + figures["test"] + dropped == 90
     )
+
+
+@pytest.mark.parametrize("kind", ["tar", "list"])
+def test_a_source_that_changed_since_the_plan_is_refused(tmp_path, kind):
+    config, path = ShardsConfig(pattern=str(tmp_path / "*.tar")), tmp_path / "0.tar"
+    drawn, _ = stage(tmp_path, source, ShapesConfig(num_samples=4), 0)
+    if kind == "list":
+        config, path = UrlsConfig(path=str(tmp_path / "list.csv")), tmp_path / "list.csv"
+    contents = [(drawn.path / "shard.tar").read_bytes(), bytes(10_240)]
+    contents = contents if kind == "tar" else [b"url,caption\nhttp://a/1,one\n", b"url,caption\nhttp://a/1,two\n"]
+    path.write_bytes(contents[0])
+    (planned,) = shard_recipes(config)
+    ctx = Context(stage="source", config=config, inputs={}, out=tmp_path, seed=0, shard=0, planned=planned)
+    assert source.build(ctx)["rows"]
+    path.write_bytes(contents[1])
+    with pytest.raises(ValueError, match="shard 0 changed while it was being read: run again"):
+        source.build(ctx)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -14,26 +14,34 @@ from pathlib import Path
 from typing import Any
 
 from unclip.data.config import FolderConfig, ShapesConfig, ShardsConfig, UrlsConfig
+from unclip.data.digests import known_digest
 
 SourceConfig = ShapesConfig | FolderConfig | ShardsConfig | UrlsConfig
+ALL = slice(None)
 BRACES = re.compile(r"\{([^{}]+)\}")
 
 
-def shard_recipes(config: SourceConfig) -> list[dict[str, Any]]:
-    """For each shard, in order, the JSON-able values that decide its content (besides the seed of drawn ones).
+def shard_recipes(config: SourceConfig, wanted: slice = ALL) -> list[dict[str, Any]]:
+    """For each shard wanted, in order, the JSON-able values that decide its content (besides the seed of drawn ones).
 
     Raises: ValueError for a list or tar that is missing, empty or malformed.
     """
     if isinstance(config, ShapesConfig):
-        return shapes_recipes(config)
+        return shapes_recipes(config)[wanted]
     if isinstance(config, FolderConfig):
-        return folder_recipes(config)
+        return folder_recipes(config, wanted)
     if isinstance(config, ShardsConfig):
-        digests = [file_digest(path) for path in tar_paths(config)]
-        return [{"source": "shards", "shard": shard, "tar": digest} for shard, digest in enumerate(digests)]
+        tars = list(enumerate(tar_paths(config)))[wanted]
+        return [{"source": "shards", "shard": shard, "tar": known_digest(path)} for shard, path in tars]
     from unclip.data.urls import pair_recipes  # pyarrow: only where a list may be Parquet
 
-    return pair_recipes(config)
+    return pair_recipes(config, wanted)
+
+
+def require_unchanged(config: SourceConfig, shard: int, planned: dict[str, Any]) -> None:
+    """Raises: ValueError when a shard of the source is no longer what the plan saw."""
+    if shard_recipes(config, slice(shard, shard + 1)) != [planned]:
+        raise ValueError(f"source: shard {shard} changed while it was being read: run again")
 
 
 def shapes_recipes(config: ShapesConfig) -> list[dict[str, Any]]:
@@ -48,12 +56,11 @@ def first_rows(config: ShapesConfig) -> range:
     return range(0, config.num_samples, config.shard_size)
 
 
-def folder_recipes(config: FolderConfig) -> list[dict[str, Any]]:
-    """The digest of each shard's files and captions."""
-    chunks = folder_chunks(config)
+def folder_recipes(config: FolderConfig, wanted: slice = ALL) -> list[dict[str, Any]]:
+    """The digest of each wanted shard's files and captions."""
+    chunks = list(enumerate(folder_chunks(config)))[wanted]
     return [
-        {"source": "folder", "shard": shard, "rows": rows_digest(Path(config.folder), rows)}
-        for shard, rows in enumerate(chunks)
+        {"source": "folder", "shard": shard, "rows": rows_digest(Path(config.folder), rows)} for shard, rows in chunks
     ]
 
 
@@ -62,7 +69,7 @@ def rows_digest(folder: Path, rows: Iterable[tuple[str, str]]) -> str:
     digest = hashlib.sha256()
     for file, caption in rows:
         path = inside(folder, file)
-        content = file_digest(path) if path is not None and path.is_file() else "missing"
+        content = known_digest(path) if path is not None and path.is_file() else "missing"
         digest.update(f"{len(file)} {file} {len(caption)} {caption} {content}\n".encode())
     return digest.hexdigest()
 
@@ -124,15 +131,3 @@ def expand_braces(pattern: str) -> list[str]:
     return [
         name for choice in choices for name in expand_braces(pattern[: match.start()] + choice + pattern[match.end() :])
     ]
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file.
-
-    Raises: ValueError when it cannot be read.
-    """
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from unclip.data.config import UrlsConfig
 from unclip.data.rows import sample_id
+from unclip.data.source_plan import ALL
 from unclip.data.web_address import normalise_url
 
 Record = tuple[Any, Any]  # URL, caption: as they stand in the list
@@ -42,9 +43,12 @@ def read_pairs(config: UrlsConfig) -> list[pa.Table]:
 
 
 def write_pairs(config: UrlsConfig, shard: int, path: Path) -> dict[str, int]:
-    """Writes shard `shard` of the list as `pairs.parquet`; counts its rows by what will become of them."""
+    """Writes shard `shard` of the list as `pairs.parquet`; counts its rows by what will become of them.
+
+    The number stands in the file, as it will in the keys: the same pairs in another place are another content.
+    """
     table = read_pairs(config)[shard]
-    pq.write_table(table, path, compression="zstd")
+    pq.write_table(table.replace_schema_metadata({"shard": str(shard)}), path, compression="zstd")
     refused = table.column("refused").to_pylist()
     return {
         "rows": len(refused),
@@ -52,9 +56,9 @@ def write_pairs(config: UrlsConfig, shard: int, path: Path) -> dict[str, int]:
     }
 
 
-def pair_recipes(config: UrlsConfig) -> list[dict[str, Any]]:
-    """For each shard of the list, in order, the JSON-able values that decide its `pairs.parquet`."""
-    tables = enumerate(read_pairs(config))
+def pair_recipes(config: UrlsConfig, wanted: slice = ALL) -> list[dict[str, Any]]:
+    """For each wanted shard of the list, in order, the JSON-able values that decide its `pairs.parquet`."""
+    tables = list(enumerate(read_pairs(config)))[wanted]
     return [{"source": "urls", "shard": shard, "pairs": _digest(table)} for shard, table in tables]
 
 

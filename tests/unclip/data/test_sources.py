@@ -1,16 +1,20 @@
 """Facts about folders and foreign shards as sources, and about what a shard's recipe depends on."""
 
 import io
+import os
 import tarfile
+from pathlib import Path
 
 import pytest
 
 from tests.unclip.data.data_fixtures import sample, write_source
-from unclip.data.config import FolderConfig, ShapesConfig, ShardsConfig
+from unclip.data.config import DownloadConfig, FolderConfig, ShapesConfig, ShardsConfig
+from unclip.data.digests import file_digest, known_digest
 from unclip.data.rows import read_rows
 from unclip.data.shards import ShardReader, sample_files
 from unclip.data.source_plan import expand_braces, folder_chunks, shard_recipes
 from unclip.data.sources import folder_shard, foreign_shard, write_admissions
+from unclip.recipe import recipe_config
 
 
 def captioned_folder(tmp_path, rows, header="file,caption", shard_size=3):
@@ -62,6 +66,38 @@ def test_a_changed_picture_changes_its_shard_only(tmp_path):
     (tmp_path / "pictures" / "4.png").write_bytes(sample(99).image)
     after = shard_recipes(config)
     assert after[0] == before[0] and after[1] != before[1]
+
+
+def bytes_read():
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_a_second_plan_reads_only_what_has_changed(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    tar, config = tmp_path / "0.tar", ShardsConfig(pattern=str(tmp_path / "*.tar"))
+    tar.write_bytes(bytes(4_000_000))
+    os.utime(tar, (1, 1))
+    (first,), before = shard_recipes(config), bytes_read()
+    assert shard_recipes(config) == [first] and bytes_read() - before < 1_000_000
+    tar.write_bytes(b"x" + bytes(3_999_999))
+    os.utime(tar, (1, 1))  # the same size and time of change
+    assert shard_recipes(config) != [first]
+
+
+def test_a_plan_without_a_place_for_a_cache_works(tmp_path, monkeypatch):
+    (tmp_path / "file").write_bytes(b"")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert known_digest(tmp_path / "file") == file_digest(tmp_path / "file")
+
+
+def test_a_shard_has_an_upper_limit():
+    with pytest.raises(ValueError, match=r"shard_size must be in 1\.\.99999, got 100000"):
+        ShapesConfig(shard_size=100_000)
+
+
+def test_how_many_fetch_is_no_part_of_a_recipe():
+    one, many = DownloadConfig(num_threads=1, num_processes=1), DownloadConfig(num_threads=64, num_processes=8)
+    assert recipe_config(one) == recipe_config(many) != recipe_config(DownloadConfig(stall_s=1))
 
 
 def test_more_shapes_leave_the_recipes_of_full_shards():

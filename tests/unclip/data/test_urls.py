@@ -57,6 +57,15 @@ def test_the_frozen_pairs_are_the_same_bytes_again(tmp_path):
     assert pq.read_schema(tmp_path / "a.parquet").equals(PAIRS_SCHEMA)
 
 
+def test_the_same_pairs_in_another_shard_are_another_file(tmp_path):
+    for name, rows in (("one", ROWS[:2]), ("two", [("http://a.example/0.png", "first"), ("", ""), *ROWS[:2]])):
+        write_list(tmp_path / f"{name}.csv", rows)
+    write_pairs(UrlsConfig(path=str(tmp_path / "one.csv"), shard_size=2), 0, tmp_path / "0.parquet")
+    write_pairs(UrlsConfig(path=str(tmp_path / "two.csv"), shard_size=2), 1, tmp_path / "1.parquet")
+    assert pq.read_table(tmp_path / "0.parquet").equals(pq.read_table(tmp_path / "1.parquet"))
+    assert (tmp_path / "0.parquet").read_bytes() != (tmp_path / "1.parquet").read_bytes()
+
+
 def test_appended_rows_leave_the_recipes_of_full_shards_as_they_are(tmp_path):
     path = write_list(tmp_path / "list.csv", ROWS).path
     before = pair_recipes(UrlsConfig(path=path, shard_size=2))
