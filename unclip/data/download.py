@@ -21,6 +21,7 @@ from unclip.data.fetcher import is_public
 from unclip.data.originals import Refused, take_picture
 from unclip.data.rows import OK, Row, write_rows
 from unclip.data.shards import Sample, row_of, sample_key, write_shard
+from unclip.store import WORK
 
 Progress = Callable[..., None]
 Pair = dict[str, Any]  # a row of pairs.parquet
@@ -29,16 +30,23 @@ Pair = dict[str, Any]  # a row of pairs.parquet
 def download(pairs: Path, shard: int, config: DownloadConfig, out: Path, progress: Progress) -> dict[str, Any]:
     """Writes `shard.tar` and `rows.parquet` into `out`; returns counts by status and the speed of fetching.
 
-    What was fetched stays in `out/staging` until the end, so that a killed run goes on from it.
+    What was fetched stays in `out/work/staging`, so that a killed run goes on from it; a failed one starts afresh.
 
     Raises: ValueError when too few rows succeed, or img2dataset is not installed.
     """
+    try:
+        return _download(pairs, shard, config, out, progress)
+    except Exception:
+        shutil.rmtree(out / WORK / "staging", ignore_errors=True)  # else its failures would be the next run's too
+        raise
+
+
+def _download(pairs: Path, shard: int, config: DownloadConfig, out: Path, progress: Progress) -> dict[str, Any]:
     table: list[Pair] = pq.read_table(pairs).to_pylist()
     start = time.monotonic()
     refused = {row: fate for row, pair in enumerate(table) if (fate := refuse(pair, config))}
     targets = [pair for row, pair in enumerate(table) if row not in refused]
-    staging = out / "staging"
-    answers = fetch_in_passes(targets, config, staging, progress)
+    answers = fetch_in_passes(targets, config, out / WORK / "staging", progress)
     fetch_s = time.monotonic() - start
     samples, rows = [], []
     for row, sample in read_rows_of(table, refused, answers, shard, config):
@@ -48,7 +56,6 @@ def download(pairs: Path, shard: int, config: DownloadConfig, out: Path, progres
     check_success(rows, config)
     write_shard(out / "shard.tar", samples)
     write_rows(out / "rows.parquet", rows)
-    shutil.rmtree(staging, ignore_errors=True)
     counts = Counter(row.status for row in rows)
     return {"rows": len(rows), **counts, "fetch_s": fetch_s, "rows_per_s": len(targets) / max(fetch_s, 1e-9)}
 

@@ -17,7 +17,16 @@ PATTERNS = (  # first match wins
     (r"redirect", "redirects"),
     (r"refused|reset|closed|unreachable|disconnected|Broken pipe", "connection"),
 )
-PASSING = ("timeout", "connection", "truncated", "http_408", "http_425", "http_429")  # and http_5xx
+PASSING = (
+    "timeout",
+    "connection",
+    "truncated",
+    "unfinished",
+    "dns",
+    "http_408",
+    "http_425",
+    "http_429",
+)  # and http_5xx
 
 
 def status_of(error: str) -> str:

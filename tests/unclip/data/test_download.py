@@ -97,7 +97,7 @@ def test_the_shard_holds_exactly_the_good_rows_sorted(fetched):
     reader = ShardReader(fetched[0] / "shard.tar")
     assert reader.keys == [row.key for row in fetched[1] if row.status == "ok"] == sorted(reader.keys)
     assert reader.keys[0] == "00000300000" and reader.keys[-1] == "00000300022"
-    assert not (fetched[0] / "staging").exists()
+    assert {path.name for path in fetched[0].glob("[!lp]*")} == {"shard.tar", "rows.parquet", "work"}
 
 
 @needs_tool
@@ -175,6 +175,19 @@ def test_at_the_deadline_the_rest_is_refused(tmp_path, server):
     assert (row.status, row.detail) == ("unfinished", "download.deadline_s was reached first")
 
 
+@pytest.mark.parametrize(("least", "error", "stays"), [(0, KeyboardInterrupt, True), (1, ValueError, False)])
+def test_an_interrupted_download_goes_on_and_a_failed_one_starts_afresh(tmp_path, least, error, stays):
+    def interrupt(done, total):
+        if not least:
+            raise KeyboardInterrupt
+
+    (tmp_path / "work" / "staging").mkdir(parents=True)
+    with pytest.raises(error):
+        pairs = freeze(tmp_path, [("nonsense", "nonsense")])
+        download(pairs, 0, DownloadConfig(min_success_fraction=least), tmp_path, interrupt)
+    assert (tmp_path / "work" / "staging").exists() is stays
+
+
 KILLED = """
 import sys
 from pathlib import Path
@@ -203,13 +216,13 @@ def test_a_killed_parent_leaves_no_process_behind(tmp_path, server):
     asked, limit = web.Handler.asked["/drip.jpg"], time.monotonic() + 30
     while web.Handler.asked["/drip.jpg"] == asked and time.monotonic() < limit:
         time.sleep(0.1)
-    assert processes_naming(f"{pairs.parent}/staging")
+    assert processes_naming(f"{pairs.parent}/work/staging")
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     limit = time.monotonic() + 8
-    while processes_naming(f"{pairs.parent}/staging") and time.monotonic() < limit:
+    while processes_naming(f"{pairs.parent}/work/staging") and time.monotonic() < limit:
         time.sleep(0.1)
-    assert not processes_naming(f"{pairs.parent}/staging")
+    assert not processes_naming(f"{pairs.parent}/work/staging")
 
 
 def test_a_missing_tool_environment_is_one_clear_error(monkeypatch, tmp_path):
@@ -253,6 +266,13 @@ def test_only_the_internet_is_public(address, public):
 
 def test_errors_are_sorted_by_whether_they_may_pass():
     texts = ["HTTP Error 404: Not Found", "HTTP Error 503: Busy", "[Errno -2] Name or service not known", "timed out"]
+    texts += ["no request ended for download.stall_s = 60 s", "certificate has expired"]
     statuses = [status_of(text) for text in texts]
-    assert statuses == ["http_404", "http_503", "dns", "timeout"]
-    assert [may_pass(status) for status in statuses] == [False, True, False, True]
+    assert statuses == ["http_404", "http_503", "dns", "timeout", "unfinished", "tls"]
+    assert [may_pass(status) for status in statuses] == [False, True, True, True, True, False]
+
+
+def test_a_picture_with_broken_exif_is_a_refused_row():
+    data = web.encoded(web.solid(), "PNG", exif=b"Exif\0\0MM\xd7*\0\0\0\x08")
+    with pytest.raises(Refused, match="not a TIFF file"):
+        take_picture(data, CONFIG)
