@@ -3,6 +3,10 @@
 from dataclasses import dataclass
 
 
+def _require_prediction(prediction: str) -> None:
+    _require(prediction in ("eps", "v"), f"prediction must be 'eps' or 'v', got {prediction!r}")
+
+
 def _require_schedule(schedule: str, num_steps: int) -> None:
     _require(schedule in ("cosine", "linear"), f"schedule must be cosine or linear, got {schedule!r}")
     _require(num_steps >= 1, f"num_steps must be >= 1, got {num_steps}")
@@ -209,6 +213,7 @@ class UpsamplerConfig:
     high_px: int = 48
     crop_fraction: float = 0.25  # of the area (App. C, table 3); 1.0 trains on whole pictures
     unet: UNetConfig = UNetConfig(channels=32)
+    prediction: str = "eps"  # what the network gives: noise, or "v", which small networks learn far sooner
     degradation: str = "blur"  # "blur" (§2.1, 64 to 256), "bsr_light", "bsr_full" (256 to 1024)
     blur_prob: float = 0.5  # ours: the paper does not say; "blur" only
     num_steps: int = 1000
@@ -219,6 +224,7 @@ class UpsamplerConfig:
         _require(not self.unet.attention_px, f"unet.attention_px must be empty, got {self.unet.attention_px}")
         _require(self.low_px < self.high_px, f"high_px must be > low_px {self.low_px}, got {self.high_px}")
         _require(0 < self.crop_fraction <= 1, f"crop_fraction must be in (0, 1], got {self.crop_fraction}")
+        _require_prediction(self.prediction)
         kinds = ("blur", "bsr_light", "bsr_full")
         _require(self.degradation in kinds, f"degradation must be one of {', '.join(kinds)}, got {self.degradation!r}")
         _require(0 <= self.blur_prob <= 1, f"blur_prob must be from 0 to 1, got {self.blur_prob}")

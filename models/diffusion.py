@@ -49,6 +49,11 @@ def predict_eps(xt: Tensor, x0: Tensor, alpha_bar: Tensor | float) -> Tensor:
     return (xt - alpha_bar**0.5 * x0) / (1 - alpha_bar) ** 0.5
 
 
+def eps_of_v(xt: Tensor, v: Tensor, alpha_bar: Tensor | float) -> Tensor:
+    """The noise that a prediction of v implies (Salimans & Ho 2022, §4)."""
+    return (1 - alpha_bar) ** 0.5 * xt + alpha_bar**0.5 * v
+
+
 def posterior_mean(x0: Tensor, xt: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
     """Mean of the next cleaner level given xt and x0 (Ho et al. 2020, eq. 7)."""
     return level(schedule.posterior_x0_weight, t, xt) * x0 + level(schedule.posterior_xt_weight, t, xt) * xt
@@ -90,6 +95,12 @@ def discretised_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) ->
     above = torch.where(x > 0.999, torch.ones_like(above), above)
     below = torch.where(x < -0.999, torch.zeros_like(below), below)
     return (above - below).clamp(min=1e-12).log()
+
+
+def noise_error(eps: Tensor, noise: Tensor, t: Tensor, schedule: Schedule, prediction: str) -> Tensor:
+    """Mean squared error of the noise (Ho et al. 2020, eq. 14), or of v: each level's divided by its signal power."""
+    error = (eps.float() - noise) / (level(schedule.alpha_bar, t, noise).sqrt() if prediction == "v" else 1.0)
+    return (error**2).mean()
 
 
 def hybrid_loss(

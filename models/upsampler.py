@@ -4,19 +4,22 @@ B batch, h low side, P high side, p side of a training crop. Images are float32 
 """
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.config import UpsamplerConfig
 from models.degrade import degrade, resize, to_grid
-from models.diffusion import draw_noise, draw_timesteps, q_sample
+from models.diffusion import draw_noise, draw_timesteps, eps_of_v, level, noise_error, q_sample
 from models.samplers import ddim, eps_denoiser
 from models.schedule import named_schedule, respaced
 from models.unet import UNet
 
 
 class Upsampler(nn.Module):
-    """ADM's upsampler: the low-resolution picture, resized, is three more channels of the U-Net's input."""
+    """ADM's upsampler: the low-resolution picture, resized, is three more channels of the U-Net's input.
+
+    Noise prediction is the paper's; in a few hundred steps a small network does not learn to pass the noise through,
+    and DDIM then keeps what it missed. Prediction "v" (Salimans & Ho 2022, §4) has that built in.
+    """
 
     def __init__(self, config: UpsamplerConfig) -> None:
         super().__init__()
@@ -25,8 +28,16 @@ class Upsampler(nn.Module):
         self.unet = UNet(config.unet, 6, 3, config.high_px)
 
     def forward(self, xt: Tensor, t: Tensor, resized_low: Tensor) -> Tensor:
-        """The noise in xt (B, 3, P, P); resized_low: the low-resolution picture at the same side; t: (B,)."""
-        return self.unet(torch.cat([xt, resized_low], dim=1), t)
+        """The noise in xt (B, 3, P, P); resized_low: the low-resolution picture at the same side; t: (B,).
+
+        With prediction "v" the network gives v less what `resized_low` as x0 would make of it: a picture that is nearly
+        known leaves little to predict, and a small network need not learn to copy it.
+        """
+        given = self.unet(torch.cat([xt, resized_low], dim=1), t)
+        if self.config.prediction == "eps":
+            return given
+        alpha_bar = level(self.schedule.alpha_bar, t, xt)
+        return eps_of_v(xt, given.float() - (1 - alpha_bar) ** 0.5 * resized_low, alpha_bar)
 
     def loss(self, high: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Noise error at random levels on crops of pictures (B, 3, P, P), their low resolution degraded at random."""
@@ -34,7 +45,7 @@ class Upsampler(nn.Module):
         t = draw_timesteps(len(x0), self.schedule, generator, x0.device)
         noise = draw_noise(x0, generator)
         eps = self(q_sample(x0, t, noise, self.schedule), t, resized_low)
-        error = F.mse_loss(eps.float(), noise)
+        error = noise_error(eps, noise, t, self.schedule, self.config.prediction)
         return error, {"mse": error.detach()}
 
     def training_pair(self, high: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:

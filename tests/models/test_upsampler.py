@@ -5,6 +5,8 @@ import torch
 
 from models.config import UNetConfig, UpsamplerConfig
 from models.degrade import blur, bsr_full, bsr_light, convolve, degrade, gaussian_kernels, resize, to_grid
+from models.diffusion import noise_error
+from models.schedule import cosine_schedule
 from models.unet import MapAttention
 from models.upsampler import Upsampler, random_crop
 
@@ -147,3 +149,23 @@ def test_the_paper_sizes_build_on_the_meta_device(sizes, unet, billions):
     with torch.device("meta"):
         model = Upsampler(UpsamplerConfig(low_px=sizes[0], high_px=sizes[1], unet=unet))
     assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(billions * 1e9, rel=0.1)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear"])
+def test_predicting_v_as_nothing_returns_the_low_resolution_picture_at_the_noisiest_level(schedule):
+    network = Upsampler(UpsamplerConfig(low_px=8, high_px=16, prediction="v", schedule=schedule, unet=CONFIG.unet))
+    low = torch.rand(2, 3, 16, 16) * 2 - 1
+    noise, t = torch.randn(2, 3, 16, 16), torch.tensor([999, 999])  # the last convolution starts at zero
+    eps = network(noise, t, low)
+    alpha_bar = float(network.schedule.alpha_bar[-1])
+    implied = (noise.double() - (1 - alpha_bar) ** 0.5 * eps.double()) / alpha_bar**0.5
+    expected = alpha_bar**0.5 * noise + (1 - alpha_bar) * low
+    assert torch.allclose(implied, expected.double(), atol=2e-2)
+
+
+def test_the_error_of_v_is_the_noise_error_over_the_signal_power():
+    schedule, t = cosine_schedule(100), torch.tensor([10, 60])
+    eps, noise = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    by_level = ((eps - noise) ** 2).flatten(1).mean(1)
+    expected = (by_level / schedule.alpha_bar[t]).mean()
+    assert torch.allclose(noise_error(eps, noise, t, schedule, "v").double(), expected, rtol=1e-4)
