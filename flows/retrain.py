@@ -13,7 +13,7 @@ from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.execute import Execution
-from flows.graph import TRAINED, Graph, Stage, open_graph
+from flows.graph import Graph, Stage, open_graph
 from flows.interrupt import on_interrupt
 from flows.recorder import Recorder
 from flows.terminal import Bars, err
@@ -83,8 +83,8 @@ def watched(graph: Graph) -> Iterator[Execution]:
 def left_behind(graph: Graph, execution: Execution) -> str:
     """What an interrupted run says: what the next one will find."""
     done = ", ".join(execution.made) or "nothing yet"
-    hows = {True: "goes on from its last checkpoint", False: "begins again"}
-    more = "".join(f"; {stage} {hows[stage in ('clip', *TRAINED)]}" for stage in execution.at_work)
+    hows = {stage.name: "goes on where it was" if stage.resumes else "begins again" for stage in graph.stages()}
+    more = "".join(f"; {stage} {hows[stage]}" for stage in execution.at_work)
     return f"interrupted. The next `unclip run {graph.name}` finds: {done}{more}"
 
 
