@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import open_clip
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from open_clip.loss import ClipLoss
 from open_clip.model import CLIP, CustomTextCLIP
@@ -147,13 +148,22 @@ class Clip(nn.Module):
         return F.normalize(self.encode_image(images), dim=-1), F.normalize(self.encode_text(tokens), dim=-1)
 
     def loss(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The symmetric contrastive loss of a batch of pairs, and the share of images that find their caption."""
+        """The symmetric contrastive loss of a batch of pairs, and the share of images that find their caption.
+
+        In training, ranks of torch.distributed contrast their pairs with everybody's: the mean of their losses is the
+        loss of the whole batch. The share is among a rank's own pairs.
+        """
         with written_out_attention(self.pixel_mean.device):
             zi, zt = self(images, tokens)
         scale = self.network.logit_scale.clamp(max=MAX_LOGIT_SCALE).exp()
         truth = torch.arange(len(zi), device=zi.device)
         hits = ((zi @ zt.T).argmax(1) == truth).float().mean()
-        return ClipLoss()(zi, zt, scale), {"batch_r1": hits.detach(), "logit_scale": scale.detach()}
+        return self._contrast()(zi, zt, scale), {"batch_r1": hits.detach(), "logit_scale": scale.detach()}
+
+    def _contrast(self) -> ClipLoss:
+        if not (self.training and dist.is_initialized()):
+            return ClipLoss()
+        return ClipLoss(local_loss=True, gather_with_grad=True, rank=dist.get_rank(), world_size=dist.get_world_size())
 
 
 def written_out_attention(device: torch.device) -> AbstractContextManager[None]:

@@ -94,7 +94,7 @@ class Decoder(nn.Module):
         drop_caption = chance[1] < self.config.caption_drop_prob if self.training else None
         xt = q_sample(x0, t, noise, self.schedule)
         eps, v = self(xt, t, zi, tokens, drop_image, drop_caption)
-        return hybrid_loss(eps, v, noise, x0, xt, t, self.schedule)
+        return hybrid_loss(eps, v, noise, x0, xt, t, self.schedule, self.config.snr_gamma)
 
     @torch.no_grad()
     def sample(

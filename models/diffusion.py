@@ -103,16 +103,34 @@ def noise_error(eps: Tensor, noise: Tensor, t: Tensor, schedule: Schedule, predi
     return (error**2).mean()
 
 
+def min_snr_weight(t: Tensor, schedule: Schedule, gamma: float) -> Tensor:
+    """(B,) weights min(SNR, gamma) / SNR of noise errors (Hang et al. 2023, eq. 8): little noise counts for less.
+
+    Not the paper's, which weighs all levels alike (gamma without bound).
+    """
+    snr = level(schedule.alpha_bar / (1 - schedule.alpha_bar), t, t)
+    return snr.clamp(max=gamma) / snr
+
+
 def hybrid_loss(
-    eps: Tensor, v: Tensor, noise: Tensor, x0: Tensor, xt: Tensor, t: Tensor, schedule: Schedule
+    eps: Tensor,
+    v: Tensor,
+    noise: Tensor,
+    x0: Tensor,
+    xt: Tensor,
+    t: Tensor,
+    schedule: Schedule,
+    snr_gamma: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Noise error plus the variational term x T/1000, which trains the variance alone (Nichol & Dhariwal 2021, eq. 16).
 
-    eps, v: the network's prediction for xt; noise: what is in xt. The bound sees eps detached. Returns (loss, figures).
+    eps, v: the network's prediction for xt; noise: what is in xt. The bound sees eps detached. snr_gamma: see
+    `min_snr_weight`; None is off. Returns (loss, figures), the error among them unweighted.
     """
-    error = F.mse_loss(eps.float(), noise)
+    errors = ((eps.float() - noise) ** 2).flatten(1).mean(1)  # (B,)
+    weighted = errors if snr_gamma is None else errors * min_snr_weight(t, schedule, snr_gamma)
     bound = variational_bound(eps.detach(), v, x0, xt, t, schedule).mean() * (schedule.num_steps / 1000)
-    return error + bound, {"mse": error.detach(), "bound": bound.detach()}
+    return weighted.mean() + bound, {"mse": errors.detach().mean(), "bound": bound.detach()}
 
 
 def x0_loss(predicted: Tensor, x0: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

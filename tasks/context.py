@@ -42,6 +42,12 @@ class Context:
         (artifact,) = self.inputs[name]
         return artifact
 
+    @property
+    def num_ranks(self) -> int:
+        """The processes that train the stage; one where it trains nothing."""
+        train = getattr(self.config, "train", None)
+        return 1 if train is None else int(train.ranks)
+
     def to_json(self) -> str:
         """The context as text for another process; `progress` stays behind."""
         inputs = {

@@ -1,24 +1,29 @@
 """How every trained stage is built: `run` starts a worker process, in which `work` trains and finishes the job.
 
+With `train.ranks` above one the worker starts the others (`join_us`), and all of them train one network.
+
 A trained stage's module has, beside `build`, a function `job(ctx) -> unclip.training.job.Job`. Torch is imported by
 the worker only.
 """
 
 import json
 import os
+import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tasks.context import Context
-from unclip.launch import Command, Event
+from unclip.launch import EVENTS_FD, Command, Event
 from unclip.launch import run as launch
-from unclip.slots import slot
+from unclip.slots import devices, slots
 from unclip.store import WORK
 
 ROOT = Path(__file__).parents[1]
-__all__ = ["WORK", "run", "work"]  # WORK also holds the context, the log and caches
+MEETING = "meeting"  # where the ranks find each other
+__all__ = ["WORK", "join_us", "run", "work"]  # WORK also holds the context, the log and caches
 
 
 def run(ctx: Context) -> dict[str, Any]:
@@ -36,25 +41,59 @@ def run(ctx: Context) -> dict[str, Any]:
         if event["event"] == "progress":
             ctx.progress(event["done"], event["total"], **event["figures"])
 
-    with slot(ctx.device) as held:
+    with slots(devices(ctx.device, ctx.num_ranks)) as held:
         launch(command, on_event=tell, hold=held)
     metrics: dict[str, Any] = json.loads((work / "result.json").read_text())
     return metrics
 
 
+def join_us(ctx: Context, path: Path) -> None:
+    """Starts the other ranks of a stage on the context in `path`, in this process's group: they end when it does.
+
+    Does nothing where torchrun, or we ourselves, have started this process as one of several.
+    """
+    if "RANK" in os.environ or ctx.num_ranks == 1:
+        return
+    (ctx.out / WORK / MEETING).unlink(missing_ok=True)  # of ranks that were killed
+    os.environ |= {"RANK": "0", "WORLD_SIZE": str(ctx.num_ranks)}
+    events = os.environ.get(EVENTS_FD)
+    for rank in range(1, ctx.num_ranks):
+        subprocess.Popen(
+            [sys.executable, "-m", "tasks.worker", str(path)],
+            env={**os.environ, "RANK": str(rank)},
+            pass_fds=[int(events)] if events else [],
+        )
+
+
 def work(ctx: Context) -> dict[str, Any]:
-    """Trains the stage in this process; the metrics, which also lie in `result.json` of the work folder."""
+    """Trains the stage in this process; the metrics, which also lie in `result.json` of the work folder.
+
+    RANK and WORLD_SIZE of the environment, as torchrun sets them, say which of how many processes this is.
+    Raises: ValueError when they are not as many as `train.ranks`.
+    """
     import torch
 
+    from unclip.training.distributed import Ranks, joined
     from unclip.training.run import Place, train
     from unclip.training.seeds import step_seed
 
-    torch.set_num_threads(ctx.threads)
+    ranks = Ranks(index=int(os.environ.get("RANK", 0)), count=int(os.environ.get("WORLD_SIZE", 1)))
+    if ranks.count != ctx.num_ranks:
+        raise ValueError(f"{ctx.stage}.train.ranks is {ctx.num_ranks}, but WORLD_SIZE in the environment {ranks.count}")
+    device = devices(ctx.device, ranks.count)[ranks.index]
+    ctx = replace(ctx, device=device)
+    torch.set_num_threads(max(1, ctx.threads // ranks.count))
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(step_seed(ctx.seed, 0, "weights"))
-    job = import_module(f"tasks.{ctx.stage}").job(ctx)
     folder = ctx.out / WORK
-    place = Place(stage=ctx.stage, out=ctx.out, work=folder, seed=ctx.seed, device=ctx.device)
-    metrics = train(job, place, ctx.progress)
-    (folder / "result.json").write_text(json.dumps(metrics, allow_nan=False))
+    place = Place(stage=ctx.stage, out=ctx.out, work=folder, seed=ctx.seed, device=ctx.device, ranks=ranks)
+    with joined(ranks, folder / MEETING, ctx.device):
+        if not ranks.is_first:
+            ranks.wait()  # the first makes the caches that all read
+        job = import_module(f"tasks.{ctx.stage}").job(ctx)
+        if ranks.is_first:
+            ranks.wait()
+        metrics = train(job, place, ctx.progress)
+    if ranks.is_first:
+        (folder / "result.json").write_text(json.dumps(metrics, allow_nan=False))
     return metrics

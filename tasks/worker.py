@@ -9,7 +9,7 @@ import traceback
 from pathlib import Path
 
 from tasks.context import Context
-from tasks.train import work
+from tasks.train import join_us, work
 from unclip.launch import emit
 
 
@@ -21,7 +21,9 @@ def progress(done: float, total: float, **figures: float) -> None:
 def main(path: Path) -> int:
     """Trains the stage of the context in `path`; the exit code."""
     try:
-        work(Context.from_json(path.read_text(), progress))
+        context = Context.from_json(path.read_text(), progress)
+        join_us(context, path)
+        work(context)
     except Exception as error:
         traceback.print_exc()
         emit({"event": "error", "kind": type(error).__name__, "message": first_line(error)})

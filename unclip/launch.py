@@ -138,10 +138,10 @@ def _events(guard: subprocess.Popen[bytes], fd: int, poll: Callable[[], None]) -
 
 def _failure(command: Command, code: int, errors: list[Event], log_start: int) -> Exception:
     """The one-line error that says what went wrong and where to read more."""
-    if errors and errors[-1]["kind"] == "ValueError":
-        return ValueError(errors[-1]["message"])
+    if errors and errors[0]["kind"] == "ValueError":
+        return ValueError(errors[0]["message"])
     if errors:
-        said = str(errors[-1]["message"])
+        said = str(errors[0]["message"])  # the first rank that fails takes the others down with it
     elif code > 128:
         said = f"killed by {signal.Signals(code - 128).name}"
     else:

@@ -4,8 +4,8 @@ import fcntl
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from unclip.launch import check_stopped
@@ -16,6 +16,25 @@ WAIT_S = 0.2
 def slots_folder() -> Path:
     """This user's folder of lock files, the same for every store on the machine: the devices are the machine's."""
     return Path(tempfile.gettempdir()) / f"unclip-slots-{os.getuid()}"
+
+
+def devices(device: str, num_ranks: int) -> list[str]:
+    """The device of each rank: the CPU for all, or as many GPUs, counted from the first.
+
+    Raises: ValueError where one GPU is named for several ranks.
+    """
+    if device == "cpu" or num_ranks == 1:
+        return [device] * num_ranks
+    if ":" in device:
+        raise ValueError(f"device must be 'cuda' where train.ranks is {num_ranks}, got {device!r}")
+    return [f"{device}:{rank}" for rank in range(num_ranks)]
+
+
+@contextmanager
+def slots(names: Sequence[str]) -> Iterator[tuple[int, ...]]:
+    """What holds every one of these devices, taken in their order, which keeps two jobs from waiting for each other."""
+    with ExitStack() as stack:
+        yield tuple(fd for name in dict.fromkeys(names) for fd in stack.enter_context(slot(name)))
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from models.diffusion import (
     discretised_log_likelihood,
     gaussian_divergence,
     hybrid_loss,
+    min_snr_weight,
     learned_log_variance,
     posterior_mean,
     predict_eps,
@@ -82,6 +83,27 @@ def test_the_variational_term_trains_the_variance_alone():
     eps, v, _, _ = hybrid([40, 70], 100)
     torch.testing.assert_close(eps.grad, torch.full_like(eps, 2 * 0.1 / eps.numel()), atol=1e-6, rtol=1e-3)
     assert float(v.grad.abs().min()) > 0
+
+
+def test_min_snr_spares_noisy_levels_and_holds_the_others_at_gamma():
+    """Its weight times SNR, which weighs errors of x0 alike, is the SNR up to gamma and then gamma."""
+    schedule, t = cosine_schedule(100), torch.arange(100)
+    snr = (schedule.alpha_bar / (1 - schedule.alpha_bar)).float()
+    weight = min_snr_weight(t, schedule, 5.0)
+    torch.testing.assert_close(weight * snr, snr.clamp(max=5.0))
+    assert bool((weight[snr < 5] == 1).all()) and float(weight[0]) < 0.01
+
+
+def test_weighted_errors_are_weighted_each_by_its_own_level():
+    schedule, t = cosine_schedule(100), torch.tensor([3, 60])
+    x0, noise = random(2, 3, 4, 4).clamp(-1, 1), random(2, 3, 4, 4, seed=1)
+    xt = q_sample(x0, t, noise, schedule)
+    off = torch.tensor([0.5, 0.1]).reshape(2, 1, 1, 1)
+    args = (noise + off, torch.zeros_like(noise), noise, x0, xt, t, schedule)
+    plain, weighted = hybrid_loss(*args), hybrid_loss(*args, snr_gamma=5.0)
+    expected = (torch.tensor([0.25, 0.01]) * min_snr_weight(t, schedule, 5.0)).mean()
+    torch.testing.assert_close(weighted[0] - weighted[1]["bound"], expected)
+    assert weighted[1] == plain[1]
 
 
 def test_the_variational_term_is_float32_under_bfloat16():

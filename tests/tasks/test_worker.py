@@ -112,6 +112,10 @@ def published(ctx: Context) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(ctx.out.iterdir()) if path.name != WORK}
 
 
+def with_ranks(ctx: Context, num_ranks: int, **changes: Any) -> Context:
+    return replace(ctx, config=replace(ctx.config, train=train_config(ranks=num_ranks, **changes)))
+
+
 def end_when_there(ctx: Context, tmp_path: Path, name: str, number: int) -> float:
     """Builds in another process and signals that when the file has content; the seconds it then took to end."""
     (tmp_path / "context.json").write_text(ctx.to_json())
@@ -125,6 +129,12 @@ def end_when_there(ctx: Context, tmp_path: Path, name: str, number: int) -> floa
     return time.monotonic() - start
 
 
+def workers_on(ctx: Context) -> list[str]:
+    """The processes that still train in the context's folder."""
+    found = subprocess.run(["pgrep", "-f", f"tasks.worker {ctx.out}"], capture_output=True, text=True, check=False)
+    return found.stdout.split()
+
+
 def test_a_decoder_trains_and_tells(decoder: Context) -> None:
     told: list[tuple[float, float]] = []
     metrics = run(replace(decoder, progress=lambda done, total, **figures: told.append((done, total))))
@@ -135,20 +145,40 @@ def test_a_decoder_trains_and_tells(decoder: Context) -> None:
     assert json.loads((decoder.out / "config.json").read_text())["vocab_size"] == 5
 
 
-def test_sigkill_of_everything_then_again_equals_undisturbed(decoder: Context, tmp_path: Path) -> None:
-    work(decoder)
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_sigkill_of_everything_then_again_equals_undisturbed(decoder: Context, tmp_path: Path, num_ranks: int) -> None:
+    decoder = with_ranks(decoder, num_ranks)
+    run(decoder)
     killed = replace(decoder, out=tmp_path / "killed")
     end_when_there(killed, tmp_path, WORK + "/checkpoint.safetensors", signal.SIGKILL)
     run(killed)
     assert published(killed) == published(decoder)
 
 
-def test_ctrl_c_keeps_the_steps_done(decoder: Context, tmp_path: Path) -> None:
-    config = replace(decoder.config, train=train_config(num_steps=10**6, checkpoint_every=10**6))
-    endless = replace(decoder, config=config)
+def test_what_two_ranks_began_one_finishes(decoder: Context, tmp_path: Path) -> None:
+    end_when_there(with_ranks(decoder, 2), tmp_path, WORK + "/checkpoint.safetensors", signal.SIGKILL)
+    with safe_open(decoder.out / WORK / "checkpoint.safetensors", framework="pt") as file:
+        begun = json.loads(file.metadata()["state"])["step"]
+    told: list[float] = []
+    metrics = run(replace(decoder, progress=lambda done, total, **figures: told.append(done)))
+    assert metrics["num_steps"] == 30 and begun >= 4
+    steps = [json.loads(line)["step"] for line in (decoder.out / "curve.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)) and steps[-1] == 30
+
+
+def test_ranks_that_are_not_those_asked_for_are_refused(decoder: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match=r"decoder\.train\.ranks is 1, but WORLD_SIZE in the environment 3"):
+        work(decoder)
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_ctrl_c_keeps_the_steps_done(decoder: Context, tmp_path: Path, num_ranks: int) -> None:
+    endless = with_ranks(decoder, num_ranks, num_steps=10**6, checkpoint_every=10**6)
     seconds = end_when_there(endless, tmp_path, "curve.jsonl", signal.SIGINT)
     assert seconds < 5
     assert "stopped at step" in (endless.out / WORK / "log.txt").read_text()
+    assert not workers_on(endless)
     with safe_open(endless.out / WORK / "checkpoint.safetensors", framework="pt") as file:
         assert json.loads(file.metadata()["state"])["step"] >= 1
 
@@ -173,10 +203,12 @@ def test_a_shard_of_other_keys_is_refused(decoder: Context) -> None:
         job(swapped)
 
 
-def test_a_bad_step_stops_with_stage_and_step(decoder: Context) -> None:
-    config = replace(decoder.config, train=train_config(learning_rate=1e30, clip_norm=0.0, warmup_steps=0))
+@pytest.mark.parametrize("num_ranks", [1, 2])
+def test_a_bad_step_stops_with_stage_and_step(decoder: Context, num_ranks: int) -> None:
+    bad = with_ranks(decoder, num_ranks, learning_rate=1e30, clip_norm=0.0, warmup_steps=0)
     with pytest.raises(RuntimeError, match=r"^decoder: .* is (nan|inf) at step \d+; batch of 0000.*log\.txt\)$"):
-        run(replace(decoder, config=config))
+        run(bad)
+    assert not workers_on(bad)
 
 
 @pytest.mark.parametrize("stage", ["upsampler_mid", "upsampler_top"])

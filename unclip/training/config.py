@@ -23,6 +23,7 @@ class TrainConfig:
     weight_decay: float = 0.0  # of matrices and kernels; biases and gains are left alone
     clip_norm: float = 1.0  # 0 is off
     ema_decay: float = 0.999  # after a warm-up: min(ema_decay, (1 + step) / (10 + step))
+    ranks: int = neutral(1)  # processes that share every batch: GPUs, or cores that one process would leave idle
     precision: str = "bf16"  # autocast: "bf16", or "fp32"
     channels_last: bool = False
     checkpoint_every: int = neutral(500)  # steps
@@ -30,7 +31,7 @@ class TrainConfig:
     log_every: int = 20  # steps
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "checkpoint_every", "log_every"):
+        for name in ("num_steps", "batch_size", "checkpoint_every", "log_every", "ranks"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, ">= 1")
         for name in ("learning_rate", "eps"):
             _check(name, getattr(self, name), getattr(self, name) > 0, "> 0")
@@ -38,6 +39,7 @@ class TrainConfig:
             _check(name, getattr(self, name), getattr(self, name) >= 0, ">= 0")
         for name in ("beta1", "beta2", "ema_decay"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
+        _check("ranks", self.ranks, self.batch_size % self.ranks == 0, f"a divisor of batch_size, {self.batch_size}")
         _check("decay", self.decay, self.decay in DECAYS, f"one of {', '.join(DECAYS)}")
         _check("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         warmup = self.warmup_steps

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from unclip.training.config import TrainConfig
+from unclip.training.distributed import Ranks
 from unclip.training.job import Batch, Loss
 from unclip.training.schedule import learning_rate
 from unclip.training.seeds import step_seed
@@ -30,24 +31,32 @@ def fit(
 
 
 class Step:
-    """One step of optimisation: (state, batch) -> figures. Everything random in it is seeded by (seed, step)."""
+    """One step of optimisation: (state, batch) -> figures. Everything random in it is seeded by (seed, step, rank).
 
-    def __init__(self, loss: Loss, config: TrainConfig, seed: int, device: str) -> None:
-        self.loss, self.config, self.seed = loss, config, seed
+    A batch is this rank's part; gradients and figures are means over all ranks.
+    """
+
+    def __init__(self, loss: Loss, config: TrainConfig, seed: int, device: str, ranks: Ranks) -> None:
+        self.loss, self.config, self.seed, self.ranks = loss, config, seed, ranks
         self.generator = torch.Generator(device)
         self.device = device
 
     def __call__(self, state: State, batch: Batch) -> Figures:
         """Raises: FloatingPointError when loss or gradient is not finite; the weights are as before."""
-        torch.manual_seed(step_seed(self.seed, state.step, "global"))
-        self.generator.manual_seed(step_seed(self.seed, state.step, "loss"))
+        torch.manual_seed(self._seed_of(state.step, "global"))
+        self.generator.manual_seed(self._seed_of(state.step, "loss"))
         with autocast(self.config, self.device):
             loss, figures = self.loss(state.model, batch, self.generator)
         loss.backward()
+        figures = {name: value.detach().float() for name, value in {**figures, "loss": loss}.items()}
+        self.ranks.average([*gradients_of(state.model), *figures.values()])
         norm = clip_gradients(state.model, self.config.clip_norm)
-        check_finite(state.step, loss, norm)
+        check_finite(state.step, figures["loss"], norm)
         state.optimizer.step(learning_rate(self.config, state.step))
-        return {**figures, "loss": loss.detach(), "grad_norm": norm}
+        return {**figures, "grad_norm": norm}
+
+    def _seed_of(self, step: int, purpose: str) -> int:
+        return step_seed(self.seed, step, purpose if self.ranks.is_first else f"{purpose} {self.ranks.index}")
 
 
 def autocast(config: TrainConfig, device: str) -> AbstractContextManager[None]:
@@ -55,10 +64,14 @@ def autocast(config: TrainConfig, device: str) -> AbstractContextManager[None]:
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
+def gradients_of(model: nn.Module) -> list[Tensor]:
+    """The gradients of the parameters that have one."""
+    return [p.grad for p in model.parameters() if p.grad is not None]
+
+
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
     """The norm of all gradients together, which are then scaled to at most `max_norm` (0: left as they are)."""
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    norm = nn.utils.get_total_norm(gradients)
+    norm = nn.utils.get_total_norm(gradients_of(model))
     if max_norm:
         nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
     return norm

@@ -16,6 +16,7 @@ from torch import nn
 
 from unclip.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from unclip.training.curve import Curve
+from unclip.training.distributed import Ranks
 from unclip.training.job import Batch, Job
 from unclip.training.loop import Figures, Step, autocast, fit
 from unclip.training.order import batch_indices
@@ -47,6 +48,7 @@ class Place:
     work: Path
     seed: int
     device: str
+    ranks: Ranks = Ranks()
 
     @property
     def checkpoint(self) -> Path:
@@ -57,14 +59,19 @@ class Place:
 def train(job: Job, place: Place, progress: Callable[..., None]) -> dict[str, Any]:
     """Trains to the last step from where the folder's checkpoint stands, writes the weights, finishes; the metrics.
 
+    Every rank trains; the first alone writes, and has metrics.
+
     Raises: FloatingPointError with stage, step and keys when loss or gradient is not finite; Interrupted on SIGTERM.
     """
     place.work.mkdir(parents=True, exist_ok=True)
     state = new_state(job.model, job.train, place.device)
     size = load_checkpoint(state, place.checkpoint)["curve_bytes"] if place.checkpoint.exists() else 0
-    watch = Watch(job, place, Curve(place.out / "curve.jsonl", size), state.step, progress)
-    step = Step(job.loss, job.train, place.seed, place.device)
-    batches = prefetch(_loader(job, place), state.step, job.train.num_steps, AHEAD, min(MAX_THREADS, num_cores()))
+    place.ranks.wait()  # the checkpoint is read by all before the first of them writes the next
+    curve = Curve(place.out / "curve.jsonl", size) if place.ranks.is_first else None
+    watch = Watch(job, place, curve, state.step, progress)
+    step = Step(job.loss, job.train, place.seed, place.device, place.ranks)
+    num_threads = max(1, min(MAX_THREADS, num_cores()) // place.ranks.count)
+    batches = prefetch(_loader(job, place), state.step, job.train.num_steps, AHEAD, num_threads)
     try:
         with _sigterm(watch):
             fit(state, step, watch.waiting(batches), job.train, watch)
@@ -72,7 +79,10 @@ def train(job: Job, place: Place, progress: Callable[..., None]) -> dict[str, An
         raise FloatingPointError(f"{place.stage}: {error}; {_offenders(job, place, state.step)}") from None
     finally:
         batches.close()
-        watch.curve.close()
+        if curve is not None:
+            curve.close()
+    if not place.ranks.is_first:
+        return {}
     save_weights(state.average, place.out / "ema.safetensors")
     save_weights(state.model, place.out / "online.safetensors")
     return {**watch.metrics(state), **job.finish(state.average, place.out)}
@@ -81,7 +91,9 @@ def train(job: Job, place: Place, progress: Callable[..., None]) -> dict[str, An
 class Watch:
     """What happens between steps: curve, progress, validation, checkpoints, and the end that SIGTERM asks for."""
 
-    def __init__(self, job: Job, place: Place, curve: Curve, first_step: int, progress: Callable[..., None]) -> None:
+    def __init__(
+        self, job: Job, place: Place, curve: Curve | None, first_step: int, progress: Callable[..., None]
+    ) -> None:
         self.job, self.place, self.curve, self.progress = job, place, curve, progress
         self.first_step = first_step
         self.is_asked_to_end = False
@@ -99,24 +111,30 @@ class Watch:
             self.asked = time.monotonic()
 
     def __call__(self, state: State, figures: Figures) -> None:
-        """Follows a step."""
+        """Follows a step; all that is written or told is the first rank's to write or tell."""
+        self.is_asked_to_end = self.place.ranks.any(self.is_asked_to_end)
+        if self.curve is not None:
+            self._record(state, figures, self.curve)
+        if self.is_asked_to_end and state.step < self.job.train.num_steps:
+            saved = f"stopped at step {state.step} of {self.job.train.num_steps}, which is saved"
+            raise Interrupted(f"{self.place.stage}: {saved}")
+
+    def _record(self, state: State, figures: Figures, curve: Curve) -> None:
         state.count(figures)
         config, is_last = self.job.train, state.step == self.job.train.num_steps
         validates = is_last or (config.validate_every and state.step % config.validate_every == 0)
         if validates or state.step % config.log_every == 0:
-            self._log(state, self._validate(state) if validates else {})
+            curve.append(self._row(state) | (self._validate(state) if validates else {}))
         if is_last or self.is_asked_to_end or state.step % config.checkpoint_every == 0:
-            save_checkpoint(state, self.place.checkpoint, {"curve_bytes": self.curve.sync()})
+            save_checkpoint(state, self.place.checkpoint, {"curve_bytes": curve.sync()})
         if is_last or time.monotonic() - self.told > PROGRESS_S:
             self._tell(state, float(figures["loss"]))
-        if self.is_asked_to_end and not is_last:
-            raise Interrupted(f"{self.place.stage}: stopped at step {state.step} of {config.num_steps}, which is saved")
 
-    def _log(self, state: State, validation: dict[str, float]) -> None:
+    def _row(self, state: State) -> dict[str, float]:
         means = dict(sorted(state.take_means().items()))  # in one order, resumed or not
         first = {"step": state.step, "loss": means.pop("loss")}
         rate = learning_rate(self.job.train, state.step - 1)
-        self.curve.append({**first, "learning_rate": rate, **means, **validation})
+        return {**first, "learning_rate": rate, **means}
 
     def _validate(self, state: State) -> dict[str, float]:
         if self.job.validate is None:
@@ -162,7 +180,8 @@ def _loader(job: Job, place: Place) -> Callable[[int], Batch]:
     is_cuda = torch.device(place.device).type == "cuda"
 
     def load(step: int) -> Batch:
-        batch = job.batch(batch_indices(place.seed, step, job.train.batch_size, job.num_rows))
+        rows = batch_indices(place.seed, step, job.train.batch_size, job.num_rows)
+        batch = job.batch(place.ranks.part(rows))
         for name, value in batch.items():
             if is_cuda:
                 value = value.pin_memory().to(place.device, non_blocking=True)
