@@ -161,7 +161,7 @@ class ArPrior(nn.Module):
 
     def _condition(self, zt: Tensor, tokens: Tensor, drop: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         hidden, mask = self.caption(tokens, drop)
-        start = self.text_in(zt)  # (B, W)
+        start = self.text_in(zt * zt.shape[-1] ** 0.5)  # (B, W), from entries of unit variance
         if drop is not None:
             start = torch.where(drop[:, None], self.text_null.to(start.dtype), start)
         return start, hidden, mask

@@ -4,10 +4,15 @@ N captions, P pixels a side, D embedding dimension.
 """
 
 import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from models.stack import Stack
@@ -68,15 +73,35 @@ def embeddings_of(stack: Stack, rows: HeldOut, config: EvaluateConfig, seed: int
 
 
 def make_pictures(ctx: Context, stack: Stack, rows: HeldOut, embeddings: dict[str, Floats]) -> dict[str, Pixels]:
-    """Pictures (N, P, P, 3) of every conditioning, all from the same noise; `caption_only` has no embedding."""
-    done, total = 0, len(GIVEN) * len(rows)
+    """Pictures (N, P, P, 3) of every conditioning, all from the same noise; `caption_only` has no embedding.
+
+    On a CPU each is made by one thread, as many at a time as there are cores: small networks leave a second one idle.
+    """
+    done, total, telling = 0, len(GIVEN) * len(rows), Lock()
 
     def tell(num_rows: int) -> None:
         nonlocal done
-        done += num_rows
-        ctx.progress(done, total)
+        with telling:
+            done += num_rows
+            ctx.progress(done, total)
 
-    return {name: pictures(stack, embeddings.get(name), rows.tokens, ctx.config, ctx.seed, tell) for name in GIVEN}
+    def make(name: str) -> Pixels:
+        return pictures(stack, embeddings.get(name), rows.tokens, ctx.config, ctx.seed, tell)
+
+    with one_thread_each(ctx.device), ThreadPoolExecutor(ctx.threads if ctx.device == "cpu" else 1) as pool:
+        return dict(zip(GIVEN, pool.map(make, GIVEN), strict=True))
+
+
+@contextmanager
+def one_thread_each(device: str) -> Iterator[None]:
+    """While inside, a network on a CPU computes in the thread that calls it alone."""
+    before = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def conditioning_figures(

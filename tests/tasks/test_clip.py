@@ -121,15 +121,31 @@ def test_weights_that_are_not_there_or_pickled_are_refused(tmp_path, tiny_model)
         stage.load_pretrained(f"tiny:{tmp_path / 'tiny.pt'}")
 
 
-def test_half_a_batch_is_groups_of_one_colour_and_the_rest_is_left_alone():
-    metas = [{"objects": [{"color": "red" if row % 2 else "blue"}]} for row in range(200)]
+HARD_ROWS = 40  # of a batch of 64: whole groups up to the hard fraction
+
+
+def test_part_of_a_batch_is_groups_of_one_colour_and_the_rest_is_left_alone():
+    metas = [{"objects": [{"color": "red" if row % 2 else "blue", "shape": "circle"}]} for row in range(200)]
     indices = np.random.default_rng(0).permutation(200)[:64]
     order = HardBatches(metas)
     rows = order.rows(indices)
-    assert (rows[32:] == indices[32:]).all() and (rows == order.rows(indices)).all()
-    for start in range(0, 32, GROUP):
+    assert (rows[HARD_ROWS:] == indices[HARD_ROWS:]).all() and (rows == order.rows(indices)).all()
+    for start in range(0, HARD_ROWS, GROUP):
         group = rows[start : start + GROUP]
         assert len(set(group % 2)) == 1 and len(set(group)) == GROUP
+
+
+def test_every_other_group_of_pairs_has_its_shapes_too_whichever_has_which_colour():
+    def pair(row):
+        shapes = ("circle", "square") if row % 4 < 2 else ("circle", "cross")
+        colors = ("red", "blue") if row % 2 else ("blue", "red")
+        return {"objects": [{"color": c, "shape": s} for c, s in zip(colors, shapes, strict=True)]}
+
+    rows = HardBatches([pair(row) for row in range(400)]).rows(np.arange(64))
+    kinds = [set(rows[start : start + GROUP] % 4) for start in range(0, HARD_ROWS, GROUP)]
+    assert all(kind <= {0, 1} or kind <= {2, 3} for kind in kinds[1::2])  # bindings mixed, shapes not
+    assert any(len(kind) > 1 for kind in kinds[1::2])
+    assert all(kind & {0, 1} and kind & {2, 3} for kind in kinds[::2])
 
 
 def test_pictures_without_objects_are_taken_as_they_come():

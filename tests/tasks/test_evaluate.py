@@ -228,9 +228,9 @@ def test_conditionings_differ_in_what_they_are_given_only(made: Inputs) -> None:
     assert (pixels["caption_only"] != pixels["true_embedding"]).any()
 
 
-def test_the_same_seed_gives_the_same_bytes(made: Inputs, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_bytes_however_many_threads(made: Inputs, tmp_path: Path) -> None:
     first = made["evaluate"][0].manifest()["files"]
-    ctx = Context(stage="evaluate", config=CONFIG, inputs=made, out=tmp_path, seed=0)
+    ctx = Context(stage="evaluate", config=CONFIG, inputs=made, out=tmp_path, seed=0, threads=3)
     evaluate.build(ctx)
     assert (tmp_path / "metrics.json").read_text() == (made["evaluate"][0].path / "metrics.json").read_text()
     assert sorted(p.name for p in tmp_path.rglob("*.png")) == sorted(Path(n).name for n in first if n.endswith("png"))

@@ -27,7 +27,7 @@ RIM_PX = 4  # a soft edge between two colours can look like a third; this wide a
 GRID = 24  # side of a template
 REACH = 1.0  # half the width of a template's window, in square roots of the object's area
 BLURS = (0.0, 1.2, 2.4)  # of templates, in template pixels
-TURNS_DEG = (-10.0, -5.0, 0.0, 5.0, 10.0)
+TURNS = (-1.0, -0.5, 0.0, 0.5, 1.0)  # of templates, in largest turns of the difficulty
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,20 +75,23 @@ def _window(alpha: Floats) -> Floats:
 
 
 @lru_cache(maxsize=4)
-def _templates(shapes: tuple[str, ...]) -> tuple[tuple[str, ...], Floats]:
-    """Names and normalised windows (N, GRID * GRID) of every shape, turned and blurred."""
+def _templates(shapes: tuple[str, ...], max_turn_deg: float) -> tuple[tuple[str, ...], Floats]:
+    """Names and normalised windows (N, GRID * GRID) of every shape, blurred, and turned as the difficulty turns them.
+
+    No further: a blurred square that may be turned passes for a circle.
+    """
     names, windows = [], []
     for shape in shapes:
-        for turn_deg in TURNS_DEG:
+        for turn_deg in sorted({max_turn_deg * turn for turn in TURNS}):
             drawn = _window(coverage(shape, (0.5, 0.5), 0.6, 2 * WORK_PX, turn_deg)).reshape(GRID, GRID)
             windows += [np.asarray(ndimage.gaussian_filter(drawn, blur)).ravel() for blur in BLURS]
             names += [shape] * len(BLURS)
     return tuple(names), _normal(np.stack(windows))
 
 
-def read_shape(alpha: Floats, shapes: tuple[str, ...]) -> tuple[str, float]:
+def read_shape(alpha: Floats, words: Words) -> tuple[str, float]:
     """The shape whose template a soft mask (H, W) correlates with best, and that correlation."""
-    names, templates = _templates(shapes)
+    names, templates = _templates(words.shapes, words.max_turn_deg)
     fits = templates @ _normal(_window(alpha))
     best = int(fits.argmax())
     return names[best], float(fits[best])
@@ -159,7 +162,7 @@ def find_objects(picture: Floats, words: Words) -> tuple[Seen, ...]:
         if float(np.median(tint[mask] @ palette[color])) < MIN_STRENGTH * float(palette[color] @ palette[color]):
             continue
         alpha = _measure(tint, mask)
-        shape, fit = read_shape(alpha, words.shapes)
+        shape, fit = read_shape(alpha, words)
         y, x = ((float(middle) + 0.5) / side for middle, side in zip(_middle(alpha), alpha.shape, strict=True))
         seen.append(Seen(shape=shape, color=words.colors[color], x=x, y=y, area=float(alpha.mean()), fit=fit))
     return tuple(seen)

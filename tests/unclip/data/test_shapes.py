@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -78,6 +79,16 @@ def test_every_value_stays_common_in_training(difficulty):
     seen = Counter(word for kind in parts.singles if parts.split(" ".join(kind)) == "train" for word in kind)
     assert all(seen[color] >= 0.6 * len(words.shapes) for color in words.colors)
     assert all(seen[shape] >= 0.6 * len(words.colors) for shape in words.shapes)
+
+
+@pytest.mark.parametrize("difficulty", DIFFICULTIES)
+def test_no_two_colours_and_no_two_shapes_lose_more_than_their_like(difficulty):
+    words, parts = words_of(difficulty), partition(difficulty, 0.15)
+    held = [name.split() for name in parts.held_out if "+" in name]
+    for place, values in ((0, words.colors), (1, words.shapes)):
+        lost = Counter(names[place] for names in held)
+        counts = [lost["+".join(sorted(two))] for two in combinations(values, 2)]
+        assert max(counts) - min(counts) <= 1
 
 
 def test_nothing_is_held_out_at_zero():

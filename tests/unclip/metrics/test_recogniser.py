@@ -74,3 +74,20 @@ def test_the_side_of_the_picture_does_not_matter():
 def test_a_picture_too_small_is_refused():
     with pytest.raises(ValueError, match="sides >= 48, got uint8"):
         recognise(np.zeros((32, 32, 3), np.uint8))
+
+
+def test_no_shape_is_favoured_where_noise_on_few_pixels_leaves_little_to_tell():
+    """Circles and squares of two objects at 16 px, as a decoder without upsamplers would leave them."""
+    rng, shares = np.random.default_rng(1), dict.fromkeys(("circle", "square"), 0.0)
+    for shape in shares:
+        pictures = [p for p in held_out("easy", 2_500) if len(p.meta["objects"]) == 2]
+        right = []
+        for picture in pictures[:150]:
+            small = np.asarray(Image.fromarray(picture.pixels).resize((16, 16), Image.Resampling.BOX), float)
+            noisy = (small + rng.normal(0, 30, small.shape)).clip(0, 255).astype(np.uint8)
+            large = np.asarray(Image.fromarray(noisy).resize((64, 64), Image.Resampling.BICUBIC))
+            seen = {thing.color: thing.shape for thing in recognise(large).objects}
+            things = [t for t in picture.meta["objects"] if t["shape"] == shape and t["color"] in seen]
+            right += [seen[thing["color"]] == shape for thing in things]
+        shares[shape] = float(np.mean(right))
+    assert abs(shares["circle"] - shares["square"]) < 0.1, shares
