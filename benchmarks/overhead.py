@@ -20,13 +20,13 @@ DIRECT = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from flows.execute import Execution
+from flows.execute import MAX_BESIDE, Execution
 from flows.graph import open_graph
 graph = open_graph(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
 execution = Execution(graph, [])
-with ThreadPoolExecutor(2) as pool:
+with ThreadPoolExecutor(MAX_BESIDE) as pool:
     for group in graph.groups():
-        list(pool.map(execution.build, group, [len(group)] * len(group)))
+        list(pool.map(execution.build, group, [min(len(group), MAX_BESIDE)] * len(group)))
 """
 THROUGH = """
 import sys

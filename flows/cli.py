@@ -26,7 +26,7 @@ Name = Annotated[str, typer.Argument(help="A pipeline of the file, such as shape
 StoreDir = Annotated[Path, typer.Option("--store", envvar="UNCLIP_STORE", help="The folder that holds all artifacts")]
 File = Annotated[Path, typer.Option("--file", envvar="UNCLIP_FILE", help="Where the pipelines are described")]
 Sets = Annotated[list[str], typer.Option("--set", help="stage.field=value, may be given again", show_default=False)]
-Until = Annotated[str | None, typer.Option(help="The last stage to run", show_default=False)]
+Until = Annotated[str | None, typer.Option(help="Stop at this stage: make it and what it needs", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read")]
 
 STORE = Path("store")

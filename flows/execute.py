@@ -14,6 +14,7 @@ from unclip.artifact import Artifact
 from unclip.store import Build
 
 Made = dict[str, tuple[Artifact, ...]]
+MAX_BESIDE = 2  # stages of a group that are made at the same time
 
 
 class Watcher(Protocol):

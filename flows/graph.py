@@ -47,7 +47,9 @@ STAGES = (
     Stage("download", ("source",), per_shard=True),
     Stage("score", ("shards",), per_shard=True),
     Stage("filter", ("shards", "score")),
-    Stage("clip", ("shards", "filter"), trained=True),
+    Stage("clip", ("shards", "filter"), trained=True, group="pixels"),
+    Stage("upsampler_mid", ("shards", "filter"), trained=True, group="pixels"),
+    Stage("upsampler_top", ("shards", "filter"), trained=True, group="pixels"),
     Stage("embed", ("shards", "clip"), per_shard=True),
     Stage("select", ("embed", "filter")),
     Stage("index", ("embed",)),
@@ -56,8 +58,6 @@ STAGES = (
     Stage("prior_diffusion", ("embed", "select"), trained=True, group="priors"),
     Stage("prior_ar", ("embed", "select", "pca"), trained=True, group="priors"),
     Stage("decoder", ("shards", "embed", "select"), trained=True),
-    Stage("upsampler_mid", ("shards", "select"), trained=True, group="upsamplers"),
-    Stage("upsampler_top", ("shards", "select"), trained=True, group="upsamplers"),
     Stage("assemble", ("clip", "pca", "prior_linear", *TRAINED)),
     Stage("evaluate", ("assemble", *NETWORKS, "shards", "embed", "select")),
     Stage(
@@ -93,7 +93,7 @@ class Graph:
         self.sources = shard_recipes(self.pipeline.source.only)
 
     def stages(self, until: str | None = None) -> list[Stage]:
-        """The pipeline's stages in order, up to and with `until`.
+        """The pipeline's stages in order; with `until`, that one and what it needs.
 
         Raises:
             ValueError: no stage of that name.
@@ -104,7 +104,11 @@ class Graph:
             return present
         if until not in names:
             raise ValueError(f"--until must be one of {', '.join(names)}; got '{until}'")
-        return present[: names.index(until) + 1]
+        needed = {until}
+        for stage in reversed(present):
+            if stage.name in needed:
+                needed |= set(self.inputs_of(stage).values())
+        return [stage for stage in present if stage.name in needed]
 
     def groups(self, until: str | None = None) -> list[list[Stage]]:
         """The same stages, those that are made side by side together."""

@@ -12,7 +12,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.execute import Execution
+from flows.execute import MAX_BESIDE, Execution
 from flows.graph import Graph, Stage, open_graph
 from flows.interrupt import on_interrupt
 from flows.recorder import Recorder
@@ -33,7 +33,7 @@ def build_stage(execution: Execution, stage: Stage, num_beside: int) -> list[str
     flow_run_name="{name}",
     persist_result=False,
     validate_parameters=False,
-    task_runner=ThreadPoolTaskRunner(max_workers=2),
+    task_runner=ThreadPoolTaskRunner(max_workers=MAX_BESIDE),
 )
 def retrain(
     name: str, store: str, overrides: tuple[str, ...] = (), until: str | None = None, file: str = "pipelines.yaml"
@@ -43,7 +43,8 @@ def retrain(
     with watched(graph) as execution:
         for group in graph.groups(until):
             tasks = [build_stage.with_options(name=stage.name, **_retries(stage)) for stage in group]
-            futures = [made.submit(execution, s, len(group)) for made, s in zip(tasks, group, strict=True)]
+            beside = min(len(group), MAX_BESIDE)
+            futures = [made.submit(execution, s, beside) for made, s in zip(tasks, group, strict=True)]
             for future in futures:
                 future.result()
         return {stage: [a.key for a in artifacts] for stage, artifacts in execution.made.items()}

@@ -1,4 +1,8 @@
-"""What both upsamplers share: pictures to a network that turns a small picture into a larger one (§2.1)."""
+"""What both upsamplers share: pictures to a network that turns a small picture into a larger one (§2.1).
+
+They read what `filter` kept, so that they train beside CLIP. What `select` drops on top are rows whose embedding is bad
+or tells of a held-out one; an upsampler never sees an embedding, and copies of a picture share their split already.
+"""
 
 import json
 from dataclasses import asdict
@@ -18,7 +22,7 @@ from unclip.training.validation import validation
 
 
 def upsampler_job(ctx: Context) -> Job:
-    """An upsampler and the pictures that `select` kept, at its higher resolution."""
+    """An upsampler and the pictures that `filter` kept, at its higher resolution."""
     network, train = ctx.config.network, ctx.config.train
     rows, held = Rows(ctx, "train"), Rows(ctx, "validation")
 
@@ -49,7 +53,7 @@ class Rows:
 
     def __init__(self, ctx: Context, split: str) -> None:
         px = ctx.config.network.high_px
-        kept = pq.read_table(ctx.one("select").path / "kept.parquet", columns=["key", "shard", "split"])
+        kept = pq.read_table(ctx.one("filter").path / "kept.parquet", columns=["key", "shard", "split"])
         kept = kept.filter(pc.equal(kept["split"], split))
         shards = [artifact.path / "shard.tar" for artifact in ctx.inputs["shards"]]
         self._keys = kept["key"].to_pylist()

@@ -215,6 +215,7 @@ def test_a_bad_step_stops_with_stage_and_step(decoder: Context, num_ranks: int) 
 def test_an_upsampler_trains(decoder: Context, stage: str) -> None:
     network = UpsamplerConfig(low_px=8, high_px=16, crop_fraction=1.0, unet=UNET, num_steps=50)
     config = UpsamplerStage(network=network, train=train_config(num_steps=4))
-    ctx = replace(decoder, stage=stage, config=config)
+    inputs = {"shards": decoder.inputs["shards"], "filter": decoder.inputs["select"]}  # the same columns
+    ctx = replace(decoder, stage=stage, config=config, inputs=inputs)
     work(ctx)
     assert sorted(published(ctx)) == PUBLISHED
