@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from glob import glob
 from pathlib import Path
 from typing import Any, get_args
 
@@ -93,8 +94,19 @@ class Pipeline(BaseModel):
             yield "device", f"must be cpu, cuda or cuda:N, got '{self.device}'"
         elif self.device != "cpu" and not Path("/dev/nvidiactl").exists():
             yield "device", f"{self.device} is not on this machine: cpu is"
+        yield from self._ranks()
         if self.seed < 0:
             yield "seed", f"must be >= 0, got {self.seed}"
+
+    def _ranks(self) -> Iterator[tuple[str, str]]:
+        """Stages that want more GPUs than there are."""
+        gpus = len(glob("/dev/nvidia[0-9]*"))
+        for name in type(self).model_fields:
+            ranks = getattr(getattr(getattr(self, name), "train", None), "ranks", 1)
+            if ranks > 1 and self.device.startswith("cuda:"):
+                yield f"{name}.train.ranks", f"must be 1 on {self.device}, got {ranks}; device cuda takes several"
+            elif ranks > 1 and self.device == "cuda" and ranks > gpus:
+                yield f"{name}.train.ranks", f"must be at most the {gpus} GPUs of this machine, got {ranks}"
 
 
 def load_pipeline(path: Path, name: str, overrides: tuple[str, ...] = ()) -> Pipeline:

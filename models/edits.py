@@ -1,13 +1,26 @@
-"""The bipartite latent (zi, xT) and its uses (§3): variations, interpolations, text diffs.
+"""The bipartite latent (zi, xT) and its uses (§3): variations, interpolations, text diffs, PCA reconstructions.
 
-B batch, D embedding dimension. zi, zt: unit-norm (B, D); tokens: (B, L) captions the decoder also reads;
-images: (B, 3, P, P) in [-1, 1].
+B batch, D embedding dimension. zi, zt: unit-norm (B, D); images are (B, 3, P, P) in [-1, 1]. Pictures are decoded
+without a caption, which would say again what an edit is about to change.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from models.decoder import Decoder
+from models.pca import Pca
+
+
+@dataclass(frozen=True, kw_only=True)
+class Latent:
+    """All there is to pictures: what they show, zi (B, D), and everything else, xT (B, 3, P, P)."""
+
+    zi: Tensor
+    xt: Tensor
 
 
 def slerp(start: Tensor, end: Tensor, t: float | Tensor) -> Tensor:
@@ -20,7 +33,7 @@ def slerp(start: Tensor, end: Tensor, t: float | Tensor) -> Tensor:
     sine = torch.where(close, torch.ones_like(angle), angle.sin())
     from_start = torch.where(close, torch.ones_like(angle) - t, ((1 - t) * angle).sin() / sine)
     from_end = torch.where(close, torch.zeros_like(angle) + t, (t * angle).sin() / sine)
-    return torch.nn.functional.normalize(from_start * start + from_end * end, dim=-1)
+    return normalize(from_start * start + from_end * end, dim=-1)
 
 
 def slerp_noise(start: Tensor, end: Tensor, t: float) -> Tensor:
@@ -31,36 +44,56 @@ def slerp_noise(start: Tensor, end: Tensor, t: float) -> Tensor:
     return (direction * ((1 - t) * lengths[0] + t * lengths[1])).reshape(start.shape)
 
 
-def variations(
-    decoder: Decoder, xt: Tensor, zi: Tensor, tokens: Tensor, generator: torch.Generator, *, eta: float, num_steps: int
-) -> Tensor:
-    """Pictures that share a latent's content: DDIM with eta > 0 from (zi, xT) (§3.1)."""
-    return decoder.decode(xt, zi, tokens, num_steps, eta=eta, generator=generator)
+def invert(decoder: Decoder, images: Tensor, zi: Tensor, num_steps: int) -> Latent:
+    """The latent of pictures (B, 3, P, P) whose embedding is zi, by DDIM inversion (§3)."""
+    return Latent(zi=zi, xt=decoder.invert(images, zi, *_no_caption(zi), num_steps=num_steps, **_dropped(zi)))
 
 
-def interpolate(
-    decoder: Decoder,
-    zi: tuple[Tensor, Tensor],
-    xt: tuple[Tensor, Tensor],
-    tokens: Tensor,
-    t: float,
-    *,
-    num_steps: int,
+def decode(
+    decoder: Decoder, latent: Latent, num_steps: int, *, eta: float = 0.0, generator: torch.Generator | None = None
 ) -> Tensor:
+    """The pictures of a latent by DDIM: at eta 0 what `invert` undoes."""
+    zi = latent.zi
+    return decoder.decode(
+        latent.xt, zi, *_no_caption(zi), num_steps=num_steps, eta=eta, generator=generator, **_dropped(zi)
+    )
+
+
+def variations(decoder: Decoder, latent: Latent, num_steps: int, *, eta: float, generator: torch.Generator) -> Tensor:
+    """Pictures that share a latent's content: DDIM with eta > 0; eta 1 keeps zi alone (§3.1)."""
+    return decode(decoder, latent, num_steps, eta=eta, generator=generator)
+
+
+def interpolate(decoder: Decoder, start: Latent, end: Latent, t: float, num_steps: int) -> Tensor:
     """Pictures a fraction t between two latents, both halves of them on great circles (§3.2).
 
-    Inverted xT make the ends reconstructions; the same xT twice holds it fixed.
+    Inverted xT make the ends reconstructions; the same xT in both holds it fixed.
     """
-    between = slerp_noise(xt[0], xt[1], t)
-    return decoder.decode(between, slerp(zi[0], zi[1], t), tokens, num_steps)
+    between = Latent(zi=slerp(start.zi, end.zi, t), xt=slerp_noise(start.xt, end.xt, t))
+    return decode(decoder, between, num_steps)
 
 
-def text_diff(
-    decoder: Decoder, xt: Tensor, zi: Tensor, zt0: Tensor, zt: Tensor, tokens: Tensor, t: float, *, num_steps: int
-) -> Tensor:
+def text_diff(decoder: Decoder, latent: Latent, zt0: Tensor, zt: Tensor, t: float, num_steps: int) -> Tensor:
     """Pictures moved from caption embedding zt0 towards zt by a fraction t, 0.25 to 0.50 in the paper (§3.3).
 
-    xt: the inversion of the picture, held fixed; zt0: of a caption of it or of "a photo".
+    The inversion's xT is held fixed; zt0: of a caption of the picture, or of "a photo".
     """
-    towards = torch.nn.functional.normalize(zt - zt0, dim=-1)
-    return decoder.decode(xt, slerp(zi, towards, t), tokens, num_steps)
+    towards = normalize(zt - zt0, dim=-1)
+    return decode(decoder, Latent(zi=slerp(latent.zi, towards, t), xt=latent.xt), num_steps)
+
+
+def pca_reconstructions(
+    decoder: Decoder, pca: Pca, latent: Latent, counts: Sequence[int], num_steps: int
+) -> list[Tensor]:
+    """Pictures of as much of zi as its first components tell, for each of `counts`; xT is held fixed (figure 7)."""
+    coefficients = pca.encode(latent.zi)  # (B, K)
+    partial = [normalize(pca.decode(coefficients[:, :count]), dim=-1) for count in counts]
+    return [decode(decoder, Latent(zi=zi, xt=latent.xt), num_steps) for zi in partial]
+
+
+def _no_caption(zi: Tensor) -> tuple[Tensor]:
+    return (torch.zeros(len(zi), 1, dtype=torch.long, device=zi.device),)
+
+
+def _dropped(zi: Tensor) -> dict[str, Tensor]:
+    return {"drop_caption": torch.ones(len(zi), dtype=torch.bool, device=zi.device)}

@@ -40,7 +40,7 @@ class Rows:
         shards = [artifact.path / "shard.tar" for artifact in ctx.inputs["shards"]]
         shard: NDArray[np.int32] = kept["shard"].to_numpy()
         self.keys: list[str] = kept["key"].to_pylist()
-        cache = ctx.out / train.WORK / "cache" / f"{split}-{px}.npy"
+        cache = ctx.cache / f"{split}-{px}.npy"
         self._pictures = Pictures(shards, self.keys, shard, px, cache)
         self.captions: list[str] = [""] * len(self.keys)
         self.metas: list[dict[str, Any]] = [{}] * len(self.keys)

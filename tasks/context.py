@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from unclip.artifact import Artifact
+from unclip.store import WORK
 
 Progress = Callable[..., None]
 
@@ -34,6 +35,7 @@ class Context:
     device: str = "cpu"
     threads: int = 1  # of computation on the CPU
     shard: int | None = None
+    rank: int = 0  # which of the processes that train the stage together this is
     planned: dict[str, Any] = field(default_factory=dict)  # what the recipe says of the settings and the source's data
     progress: Progress = field(default=silent, compare=False)
 
@@ -41,6 +43,11 @@ class Context:
         """The only artifact of the input `name`."""
         (artifact,) = self.inputs[name]
         return artifact
+
+    @property
+    def cache(self) -> Path:
+        """This process's folder of what a killed run need not make again, removed on publication."""
+        return self.out / WORK / (f"cache-{self.rank}" if self.rank else "cache")
 
     @property
     def num_ranks(self) -> int:

@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from models.decoder import Decoder
 from tasks.context import Context
-from tasks.train import WORK, run
+from tasks.train import run
 from unclip.data.dense import Dense, dense
 from unclip.data.pictures import Pictures, to_unit_range
 from unclip.training.job import Batch, Indices, Job
@@ -54,7 +54,7 @@ class Rows:
     """The kept rows of a split: pictures, image embeddings and tokens."""
 
     def __init__(self, ctx: Context, split: str) -> None:
-        cache, px = ctx.out / WORK / "cache", ctx.config.network.image_px
+        cache, px = ctx.cache, ctx.config.network.image_px
         parts = [artifact.path / "part.parquet" for artifact in ctx.inputs["embed"]]
         shards = [artifact.path / "shard.tar" for artifact in ctx.inputs["shards"]]
         self.table: Dense = dense(parts, ctx.one("select").path / "kept.parquet", split, cache)

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tasks.context import Context
-from tasks.train import WORK
 from unclip.data.dense import Dense, dense
 from unclip.data.table import Part, check_agree, read_part
 from unclip.metrics.retrieval import retrieval_figures
@@ -51,7 +50,7 @@ class Rows:
 def rows_of(ctx: Context, split: str) -> Rows:
     """The kept rows of a split, gathered into memory maps in the work folder."""
     parts = [part.path / "part.parquet" for part in ctx.inputs["embed"]]
-    return Rows(dense(parts, ctx.one("select").path / "kept.parquet", split, ctx.out / WORK / "dense"))
+    return Rows(dense(parts, ctx.one("select").path / "kept.parquet", split, ctx.cache / "dense"))
 
 
 def kept_parts(ctx: Context, split: str) -> Iterator[tuple[Part, NDArray[np.int64]]]:

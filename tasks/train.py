@@ -10,19 +10,25 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from tasks.context import Context
+from unclip.guard import die_with_parent
 from unclip.launch import EVENTS_FD, Command, Event
 from unclip.launch import run as launch
 from unclip.slots import devices, slots
 from unclip.store import WORK
 
 ROOT = Path(__file__).parents[1]
-MEETING = "meeting"  # where the ranks find each other
+MEETING = "UNCLIP_MEETING"  # environment variable: the file in which the ranks find each other
+GRACE_S = 2.0  # between a rank's failure and the end of all
 __all__ = ["WORK", "join_us", "run", "work"]  # WORK also holds the context, the log and caches
 
 
@@ -50,19 +56,29 @@ def run(ctx: Context) -> dict[str, Any]:
 def join_us(ctx: Context, path: Path) -> None:
     """Starts the other ranks of a stage on the context in `path`, in this process's group: they end when it does.
 
-    Does nothing where torchrun, or we ourselves, have started this process as one of several.
+    It ends when one of them fails. Does nothing where torchrun, or we ourselves, have started this process as one of
+    several.
     """
     if "RANK" in os.environ or ctx.num_ranks == 1:
         return
-    (ctx.out / WORK / MEETING).unlink(missing_ok=True)  # of ranks that were killed
-    os.environ |= {"RANK": "0", "WORLD_SIZE": str(ctx.num_ranks)}
+    meeting = tempfile.mkdtemp(prefix="meeting-", dir=ctx.out / WORK)  # not where ranks that were killed met
+    os.environ |= {"RANK": "0", "WORLD_SIZE": str(ctx.num_ranks), MEETING: str(Path(meeting) / "ranks")}
     events = os.environ.get(EVENTS_FD)
     for rank in range(1, ctx.num_ranks):
-        subprocess.Popen(
+        other = subprocess.Popen(
             [sys.executable, "-m", "tasks.worker", str(path)],
             env={**os.environ, "RANK": str(rank)},
             pass_fds=[int(events)] if events else [],
+            preexec_fn=die_with_parent,
         )
+        Thread(target=_end_with, args=(other,), daemon=True).start()
+
+
+def _end_with(other: subprocess.Popen[bytes]) -> None:
+    """Ends this process when a rank has failed: it may be waiting for that one. The guard ends the rest."""
+    if other.wait():
+        time.sleep(GRACE_S)  # for whoever sees it and can say more
+        os._exit(1)
 
 
 def work(ctx: Context) -> dict[str, Any]:
@@ -81,19 +97,20 @@ def work(ctx: Context) -> dict[str, Any]:
     if ranks.count != ctx.num_ranks:
         raise ValueError(f"{ctx.stage}.train.ranks is {ctx.num_ranks}, but WORLD_SIZE in the environment {ranks.count}")
     device = devices(ctx.device, ranks.count)[ranks.index]
-    ctx = replace(ctx, device=device)
+    ctx = replace(ctx, device=device, rank=ranks.index)
     torch.set_num_threads(max(1, ctx.threads // ranks.count))
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(step_seed(ctx.seed, 0, "weights"))
     folder = ctx.out / WORK
     place = Place(stage=ctx.stage, out=ctx.out, work=folder, seed=ctx.seed, device=ctx.device, ranks=ranks)
-    with joined(ranks, folder / MEETING, ctx.device):
-        if not ranks.is_first:
-            ranks.wait()  # the first makes the caches that all read
+    with joined(ranks, meeting_of(os.environ), ctx.device):
         job = import_module(f"tasks.{ctx.stage}").job(ctx)
-        if ranks.is_first:
-            ranks.wait()
         metrics = train(job, place, ctx.progress)
     if ranks.is_first:
         (folder / "result.json").write_text(json.dumps(metrics, allow_nan=False))
     return metrics
+
+
+def meeting_of(environment: Mapping[str, str]) -> Path | None:
+    """The file that `join_us` chose; None under torchrun, which has its own way."""
+    return Path(environment[MEETING]) if MEETING in environment else None

@@ -15,7 +15,6 @@ from torch import Generator, Tensor, nn
 
 from models.upsampler import Upsampler
 from tasks.context import Context
-from tasks.train import WORK
 from unclip.data.pictures import Pictures, to_unit_range
 from unclip.training.job import Batch, Indices, Job
 from unclip.training.validation import validation
@@ -57,7 +56,7 @@ class Rows:
         kept = kept.filter(pc.equal(kept["split"], split))
         shards = [artifact.path / "shard.tar" for artifact in ctx.inputs["shards"]]
         self._keys = kept["key"].to_pylist()
-        cache = ctx.out / WORK / "cache" / f"{split}-{px}.npy"
+        cache = ctx.cache / f"{split}-{px}.npy"
         self._pictures = Pictures(shards, self._keys, kept["shard"].to_numpy(), px, cache)
 
     def __len__(self) -> int:

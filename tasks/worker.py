@@ -25,8 +25,8 @@ def main(path: Path) -> int:
         join_us(context, path)
         work(context)
     except Exception as error:
-        traceback.print_exc()
         emit({"event": "error", "kind": type(error).__name__, "message": first_line(error)})
+        traceback.print_exc()
         return 1
     return 0
 

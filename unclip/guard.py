@@ -16,8 +16,8 @@ import time
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def die_with_guard() -> None:
-    """Asks the kernel (Linux) to kill the command should the guard itself be killed."""
+def die_with_parent() -> None:
+    """In a process about to start: asks the kernel (Linux) to kill it should its parent be killed."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
@@ -39,7 +39,7 @@ class Guard:
         for number in (signal.SIGCHLD, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
         signal.signal(signal.SIGTERM, self._ask_to_end)
-        self.command = subprocess.Popen(argv, pass_fds=(events,), start_new_session=True, preexec_fn=die_with_guard)
+        self.command = subprocess.Popen(argv, pass_fds=(events,), start_new_session=True, preexec_fn=die_with_parent)
         os.close(events)
 
     def _ask_to_end(self, *_: object) -> None:

@@ -87,3 +87,14 @@ def test_a_schedule_says_one_thing(tmp_path):
 def test_yaml_that_cannot_be_read_is_one_line(tmp_path):
     message = refused(tmp_path, "big: [")
     assert message.startswith("pipelines.yaml cannot be read") and "\n" not in message
+
+
+def test_more_ranks_than_gpus_are_refused_before_anything_runs(monkeypatch):
+    monkeypatch.setattr("flows.config.glob", lambda pattern: ["/dev/nvidia0"])
+    monkeypatch.setattr("flows.config.Path.exists", lambda path: True)
+    ranks = "decoder.train.ranks=2"
+    with pytest.raises(ValueError, match=r"decoder\.train\.ranks.*must be at most the 1 GPUs of this machine, got 2"):
+        load_pipeline(FILE, "shapes", ("device=cuda", ranks))
+    with pytest.raises(ValueError, match=r"decoder\.train\.ranks.*must be 1 on cuda:0, got 2"):
+        load_pipeline(FILE, "shapes", ("device=cuda:0", ranks))
+    assert load_pipeline(FILE, "shapes", (ranks,)).decoder.train.ranks == 2

@@ -45,3 +45,17 @@ def test_a_stage_reads_only_stages_before_it():
     names = [stage.name for stage in STAGES]
     for place, stage in enumerate(STAGES):
         assert set(stage.inputs) - {"shards"} <= set(names[:place])
+
+
+def test_until_a_stage_is_that_stage_and_what_it_needs(tmp_path):
+    graph = open_graph(FILE, "shrunken", tmp_path)
+    assert [s.name for s in graph.stages("select")] == ["source", "score", "filter", "clip", "embed", "select"]
+    assert [s.name for s in graph.stages("upsampler_top")] == ["source", "score", "filter", "upsampler_top"]
+    assert graph.stages("report") == graph.stages()
+
+
+def test_stages_made_side_by_side_do_not_read_each_other(tmp_path):
+    groups = open_graph(FILE, "shrunken", tmp_path).groups()
+    assert [len(group) for group in groups if len(group) > 1] == [3, 2]
+    for group in groups:
+        assert not {stage.name for stage in group} & {name for stage in group for name in stage.inputs}

@@ -6,9 +6,11 @@ import time
 import urllib.request
 
 import pytest
+from PIL import Image
 
 from flows.graph import STAGES
 from unclip.prefect_server import running_url, start_server
+from unclip.report.grid import GAP_PX, MIN_TILE_PX, TEXT_PX
 from unclip.store import Store
 
 NAMES = [stage.name for stage in STAGES if stage.name != "download"]
@@ -146,6 +148,38 @@ def test_a_picture_knows_what_made_it(store, shared, tmp_path):
     found = json.loads(shared("lineage", target, "--json").stdout)
     assert found[0]["key"] == artifact(store, "assemble").key
     assert {entry["kind"] for entry in found} >= {"clip", "prior_diffusion", "decoder", "source"}
+
+
+EDITS = {
+    "vary": (["--num", 2], 4),
+    "interpolate": (["{second}", "--num", 3], 7),
+    "edit": (["--from", "a red circle", "--to", "a blue circle", "--num", 3], 5),
+    "reconstruct": (["--components", 1, "--components", 2], 4),
+    "attack": (["--text", "blue", "--label", "a red circle", "--label", "a blue circle", "--num", 1], 3),
+}
+
+
+@pytest.mark.parametrize("verb", EDITS)
+def test_pictures_are_edited_and_know_their_stack(verb, store, shared, tmp_path):
+    first, second, target = (tmp_path / f"{name}.png" for name in ("first", "second", "edited"))
+    for path, color in ((first, "red"), (second, "blue")):
+        Image.new("RGB", (80, 64), color).save(path)
+    arguments, num_columns = EDITS[verb]
+    given = [second if argument == "{second}" else argument for argument in arguments]
+    done = shared(verb, first, *given, "--steps", 3, "--out", target)
+    assert done.returncode == 0 and done.stdout.splitlines()[-1] == str(target), done.stderr
+    columns = (Image.open(target).width - TEXT_PX) // (MIN_TILE_PX + GAP_PX)
+    assert columns == num_columns
+    assert json.loads(shared("lineage", target, "--json").stdout)[0]["key"] == artifact(store, "assemble").key
+    again = tmp_path / "again.png"
+    shared(verb, first, *given, "--steps", 3, "--out", again)
+    assert again.read_bytes() == target.read_bytes()
+
+
+def test_what_is_no_picture_is_named(store, shared, tmp_path):
+    (tmp_path / "page.png").write_text("<html>")
+    done = shared("vary", tmp_path / "page.png")
+    assert done.returncode == 2 and f"{tmp_path / 'page.png'}: not a readable image" in done.stderr
 
 
 def test_two_artifacts_differ_by_what_made_them(store, shared):

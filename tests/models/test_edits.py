@@ -5,11 +5,21 @@ from torch.nn.functional import normalize
 
 from models.config import CaptionEncoderConfig, DecoderConfig, UNetConfig
 from models.decoder import Decoder
-from models.edits import interpolate, slerp, slerp_noise, text_diff, variations
+from models.edits import (
+    Latent,
+    decode,
+    interpolate,
+    invert,
+    pca_reconstructions,
+    slerp,
+    slerp_noise,
+    text_diff,
+    variations,
+)
+from models.pca import Moments, fit_pca
 
 UNET = UNetConfig(channels=8, multiples=(1,), depth=1, head_channels=8)
 CONFIG = DecoderConfig(image_px=8, unet=UNET, caption=CaptionEncoderConfig(width=8, depth=1, heads=2), num_steps=50)
-TOKENS = torch.tensor([[8, 3, 9]])
 
 
 def random(*shape, seed=0):
@@ -20,10 +30,15 @@ def unit(seed):
     return normalize(random(1, 6, seed=seed), dim=-1)
 
 
+LATENT = Latent(zi=unit(0), xt=random(1, 3, 8, 8))
+
+
 def decoder():
     torch.manual_seed(0)
     model = Decoder(CONFIG, embed_dim=6, vocab_size=10, context=3)
-    torch.nn.init.normal_(model.unet.conv_out.weight, std=0.05)
+    for parameter in model.parameters():  # branches that start at zero would hear nothing of any condition
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.05)
     return model.eval()
 
 
@@ -50,26 +65,46 @@ def test_noise_between_two_latents_keeps_the_length_of_noise():
 
 
 def test_the_ends_of_an_interpolation_are_the_two_pictures():
-    model, zi, xt = decoder(), (unit(0), unit(1)), (random(1, 3, 8, 8), random(1, 3, 8, 8, seed=1))
+    model, ends = decoder(), [Latent(zi=unit(seed), xt=random(1, 3, 8, 8, seed=seed)) for seed in (0, 1)]
     for end in (0, 1):
-        made = interpolate(model, zi, xt, TOKENS, float(end), num_steps=10)
-        torch.testing.assert_close(made, model.decode(xt[end], zi[end], TOKENS, 10), atol=1e-3, rtol=1e-3)
+        made = interpolate(model, *ends, float(end), 10)
+        torch.testing.assert_close(made, decode(model, ends[end], 10), atol=1e-3, rtol=1e-3)
 
 
 def test_a_text_diff_starts_at_the_picture_and_moves_along_the_difference():
-    model, zi, xt, zt0, zt = decoder(), unit(0), random(1, 3, 8, 8), unit(1), unit(2)
-    start, moved = (text_diff(model, xt, zi, zt0, zt, TOKENS, t, num_steps=10) for t in (0.0, 0.5))
-    torch.testing.assert_close(start, model.decode(xt, zi, TOKENS, 10), atol=1e-3, rtol=1e-3)
-    towards = slerp(zi, normalize(zt - zt0, dim=-1), 0.5)
-    torch.testing.assert_close(moved, model.decode(xt, towards, TOKENS, 10))
+    model, latent, zt0, zt = decoder(), LATENT, unit(1), unit(2)
+    start, moved = (text_diff(model, latent, zt0, zt, t, 10) for t in (0.0, 0.5))
+    torch.testing.assert_close(start, decode(model, latent, 10), atol=1e-3, rtol=1e-3)
+    towards = slerp(latent.zi, normalize(zt - zt0, dim=-1), 0.5)
+    torch.testing.assert_close(moved, decode(model, Latent(zi=towards, xt=latent.xt), 10))
 
 
 def test_variations_differ_by_seed_and_less_so_by_smaller_eta():
-    model, zi, xt = decoder(), unit(0), random(1, 3, 8, 8)
+    model = decoder()
 
     def made(seed, eta):
-        generator = torch.Generator().manual_seed(seed)
-        return variations(model, xt, zi, TOKENS, generator, eta=eta, num_steps=10)
+        return variations(model, LATENT, 10, eta=eta, generator=torch.Generator().manual_seed(seed))
 
     spread = [float((made(0, eta) - made(1, eta)).norm()) for eta in (0.0, 0.2, 1.0)]
     assert spread[0] == 0 < spread[1] < spread[2]
+
+
+def test_no_caption_is_heard():
+    """What decodes a latent is the decoder told to drop the caption, whatever the caption was."""
+    model = decoder()
+    told = model.decode(LATENT.xt, LATENT.zi, torch.tensor([[8, 3, 9]]), 10)
+    dropped = model.decode(LATENT.xt, LATENT.zi, torch.tensor([[8, 3, 9]]), 10, drop_caption=torch.tensor([True]))
+    torch.testing.assert_close(decode(model, LATENT, 10), dropped)
+    assert (told - dropped).abs().max() > 1e-4
+    drop = torch.tensor([True])
+    found = model.invert(dropped, LATENT.zi, torch.tensor([[8, 3, 9]]), 10, drop_caption=drop)
+    torch.testing.assert_close(invert(model, dropped, LATENT.zi, 10).xt, found)
+
+
+def test_all_components_reconstruct_what_fewer_only_approach():
+    rows = normalize(random(200, 6) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.2, 0.1]), dim=-1)
+    pca, model = fit_pca(Moments.of(rows), 6, 0.99, 4), decoder()
+    latent = Latent(zi=rows[:1], xt=random(1, 3, 8, 8))
+    made = pca_reconstructions(model, pca, latent, [1, 3, 6], 10)
+    errors = [float((picture - decode(model, latent, 10)).norm()) for picture in made]
+    assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-3

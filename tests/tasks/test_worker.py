@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -104,8 +105,9 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def decoder(inputs: dict[str, tuple[Artifact, ...]], tmp_path: Path) -> Context:
     config = DecoderStage(network=NETWORK, train=train_config())
-    (tmp_path / "out").mkdir()
-    return Context(stage="decoder", config=config, inputs=inputs, out=tmp_path / "out", seed=5)
+    out = tmp_path / "a folder, ü"
+    out.mkdir()
+    return Context(stage="decoder", config=config, inputs=inputs, out=out, seed=5)
 
 
 def published(ctx: Context) -> dict[str, bytes]:
@@ -127,6 +129,10 @@ def end_when_there(ctx: Context, tmp_path: Path, name: str, number: int) -> floa
     parent.send_signal(number)
     parent.wait()
     return time.monotonic() - start
+
+
+def curve_of(ctx: Context) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (ctx.out / "curve.jsonl").read_text().splitlines()]
 
 
 def workers_on(ctx: Context) -> list[str]:
@@ -156,14 +162,28 @@ def test_sigkill_of_everything_then_again_equals_undisturbed(decoder: Context, t
 
 
 def test_what_two_ranks_began_one_finishes(decoder: Context, tmp_path: Path) -> None:
-    end_when_there(with_ranks(decoder, 2), tmp_path, WORK + "/checkpoint.safetensors", signal.SIGKILL)
-    with safe_open(decoder.out / WORK / "checkpoint.safetensors", framework="pt") as file:
-        begun = json.loads(file.metadata()["state"])["step"]
-    told: list[float] = []
-    metrics = run(replace(decoder, progress=lambda done, total, **figures: told.append(done)))
-    assert metrics["num_steps"] == 30 and begun >= 4
-    steps = [json.loads(line)["step"] for line in (decoder.out / "curve.jsonl").read_text().splitlines()]
-    assert steps == sorted(set(steps)) and steps[-1] == 30
+    both = with_ranks(decoder, 2, checkpoint_every=10)
+    end_when_there(both, tmp_path, WORK + "/checkpoint.safetensors", signal.SIGKILL)
+    while workers_on(decoder):
+        time.sleep(0.05)
+    begun = curve_of(decoder)
+    metrics = run(decoder)
+    assert (metrics["num_steps"], metrics["num_ranks"]) == (30, 1)
+    kept = [row for row in begun if row["step"] <= 10]  # one rank from the start would draw other noise
+    assert kept and curve_of(decoder)[: len(kept)] == kept
+    assert [row["step"] for row in curve_of(decoder)] == [5, 10, 15, 20, 25, 30]
+
+
+def test_a_rank_that_dies_ends_the_run(decoder: Context, tmp_path: Path) -> None:
+    endless = with_ranks(decoder, 2, num_steps=10**6)
+    (tmp_path / "context.json").write_text(endless.to_json())
+    parent = subprocess.Popen([sys.executable, "-c", BUILD, str(tmp_path / "context.json")], stderr=subprocess.DEVNULL)
+    while not ((decoder.out / "curve.jsonl").exists() and (decoder.out / "curve.jsonl").stat().st_size):
+        time.sleep(0.01)
+    _, second = sorted(map(int, workers_on(decoder)))
+    os.kill(second, signal.SIGKILL)
+    assert parent.wait(timeout=20) != 0
+    assert not workers_on(decoder)
 
 
 def test_ranks_that_are_not_those_asked_for_are_refused(decoder: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ class Named(Protocol):
 
 SIZE_PROB = 0.5  # that an object's size is named
 BACKGROUND_PROB = 0.5
-NO_COLOR_PROB = 0.4  # captions that leave colours out make CLIP tell shapes apart whatever their colour (docs/log.md)
+NO_COLOR_PROB = 0.3  # captions that leave colours out make CLIP tell shapes apart whatever their colour (docs/log.md)
 NO_RELATION_PROB = 0.15
 OPENINGS = ("", "", "", "a picture of ", "an image of ")
 PHRASES = {

@@ -24,6 +24,7 @@ class TrainConfig:
     clip_norm: float = 1.0  # 0 is off
     ema_decay: float = 0.999  # after a warm-up: min(ema_decay, (1 + step) / (10 + step))
     ranks: int = neutral(1)  # processes that share every batch: GPUs, or cores that one process would leave idle
+    accumulate: int = neutral(1)  # parts that a rank works through its batch in, for what fits the memory
     precision: str = "bf16"  # autocast: "bf16", or "fp32"
     channels_last: bool = False
     checkpoint_every: int = neutral(500)  # steps
@@ -31,7 +32,7 @@ class TrainConfig:
     log_every: int = 20  # steps
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "checkpoint_every", "log_every", "ranks"):
+        for name in ("num_steps", "batch_size", "checkpoint_every", "log_every", "ranks", "accumulate"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, ">= 1")
         for name in ("learning_rate", "eps"):
             _check(name, getattr(self, name), getattr(self, name) > 0, "> 0")
@@ -40,6 +41,8 @@ class TrainConfig:
         for name in ("beta1", "beta2", "ema_decay"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
         _check("ranks", self.ranks, self.batch_size % self.ranks == 0, f"a divisor of batch_size, {self.batch_size}")
+        part = self.batch_size // self.ranks
+        _check("accumulate", self.accumulate, part % self.accumulate == 0, f"a divisor of the {part} rows of a rank")
         _check("decay", self.decay, self.decay in DECAYS, f"one of {', '.join(DECAYS)}")
         _check("precision", self.precision, self.precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
         warmup = self.warmup_steps

@@ -27,9 +27,13 @@ class Ranks:
         """Whether this process speaks for all."""
         return self.index == 0
 
+    def parts(self, rows: Indices) -> list[Indices]:
+        """Every process's rows of a batch, whose size `count` divides."""
+        return [*rows.reshape(self.count, -1)]
+
     def part(self, rows: Indices) -> Indices:
-        """This process's rows of a batch, whose size `count` divides."""
-        return rows.reshape(self.count, -1)[self.index]
+        """This process's rows of a batch."""
+        return self.parts(rows)[self.index]
 
     def average(self, tensors: Sequence[Tensor]) -> None:
         """Every tensor becomes its mean over the processes, in place: one message for all of them."""
@@ -56,19 +60,16 @@ class Ranks:
 
 
 @contextmanager
-def joined(ranks: Ranks, meeting: Path, device: str) -> Iterator[None]:
+def joined(ranks: Ranks, meeting: Path | None, device: str) -> Iterator[None]:
     """While inside, the processes can talk: through gloo, and NCCL between GPUs.
 
-    meeting: a file that is not there yet and that every process can see.
+    meeting: a file of this launch alone that every process can see; None: where torchrun's environment says.
     """
     if ranks.count == 1:
         yield
         return
     backend = "cpu:gloo,cuda:nccl" if torch.device(device).type == "cuda" else "gloo"
-    dist.init_process_group(
-        backend, init_method=meeting.absolute().as_uri(), rank=ranks.index, world_size=ranks.count, timeout=PATIENCE
-    )
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
+    store = None if meeting is None else dist.FileStore(str(meeting), ranks.count)  # an address would escape spaces
+    dist.init_process_group(backend, store=store, rank=ranks.index, world_size=ranks.count, timeout=PATIENCE)
+    yield
+    dist.destroy_process_group()  # not after an error: the others would fail, and be heard, before its cause is told

@@ -45,18 +45,31 @@ class Step:
         """Raises: FloatingPointError when loss or gradient is not finite; the weights are as before."""
         torch.manual_seed(self._seed_of(state.step, "global"))
         self.generator.manual_seed(self._seed_of(state.step, "loss"))
-        with autocast(self.config, self.device):
-            loss, figures = self.loss(state.model, batch, self.generator)
-        loss.backward()
-        figures = {name: value.detach().float() for name, value in {**figures, "loss": loss}.items()}
+        parts = [self._backward(state.model, part) for part in split(batch, self.config.accumulate)]
+        figures = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
         self.ranks.average([*gradients_of(state.model), *figures.values()])
         norm = clip_gradients(state.model, self.config.clip_norm)
         check_finite(state.step, figures["loss"], norm)
         state.optimizer.step(learning_rate(self.config, state.step))
         return {**figures, "grad_norm": norm}
 
+    def _backward(self, model: nn.Module, batch: Batch) -> Figures:
+        """Adds a part's share to the gradients; its figures."""
+        with autocast(self.config, self.device):
+            loss, figures = self.loss(model, batch, self.generator)
+        (loss / self.config.accumulate).backward()
+        return {name: value.detach().float() for name, value in {**figures, "loss": loss}.items()}
+
     def _seed_of(self, step: int, purpose: str) -> int:
         return step_seed(self.seed, step, purpose if self.ranks.is_first else f"{purpose} {self.ranks.index}")
+
+
+def split(batch: Batch, num_parts: int) -> list[Batch]:
+    """A batch in parts of one size, which `num_parts` divides it into."""
+    if num_parts == 1:
+        return [batch]
+    chunks = {name: value.chunk(num_parts) for name, value in batch.items()}
+    return [{name: parts[number] for name, parts in chunks.items()} for number in range(num_parts)]
 
 
 def autocast(config: TrainConfig, device: str) -> AbstractContextManager[None]:

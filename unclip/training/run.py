@@ -70,7 +70,7 @@ def train(job: Job, place: Place, progress: Callable[..., None]) -> dict[str, An
     curve = Curve(place.out / "curve.jsonl", size) if place.ranks.is_first else None
     watch = Watch(job, place, curve, state.step, progress)
     step = Step(job.loss, job.train, place.seed, place.device, place.ranks)
-    num_threads = max(1, min(MAX_THREADS, num_cores()) // place.ranks.count)
+    num_threads = max(1, min(MAX_THREADS, num_cores() // place.ranks.count))
     batches = prefetch(_loader(job, place), state.step, job.train.num_steps, AHEAD, num_threads)
     try:
         with _sigterm(watch):
@@ -112,20 +112,21 @@ class Watch:
 
     def __call__(self, state: State, figures: Figures) -> None:
         """Follows a step; all that is written or told is the first rank's to write or tell."""
-        self.is_asked_to_end = self.place.ranks.any(self.is_asked_to_end)
+        ends = self.place.ranks.any(self.is_asked_to_end)  # what SIGTERM sets is only read: it may come meanwhile
         if self.curve is not None:
-            self._record(state, figures, self.curve)
-        if self.is_asked_to_end and state.step < self.job.train.num_steps:
+            self._record(state, figures, self.curve, ends)
+        if ends and state.step < self.job.train.num_steps:
+            self.place.ranks.wait()  # for the first, which saves: it would be ended with the others
             saved = f"stopped at step {state.step} of {self.job.train.num_steps}, which is saved"
             raise Interrupted(f"{self.place.stage}: {saved}")
 
-    def _record(self, state: State, figures: Figures, curve: Curve) -> None:
+    def _record(self, state: State, figures: Figures, curve: Curve, ends: bool) -> None:
         state.count(figures)
         config, is_last = self.job.train, state.step == self.job.train.num_steps
         validates = is_last or (config.validate_every and state.step % config.validate_every == 0)
         if validates or state.step % config.log_every == 0:
             curve.append(self._row(state) | (self._validate(state) if validates else {}))
-        if is_last or self.is_asked_to_end or state.step % config.checkpoint_every == 0:
+        if is_last or ends or state.step % config.checkpoint_every == 0:
             save_checkpoint(state, self.place.checkpoint, {"curve_bytes": curve.sync()})
         if is_last or time.monotonic() - self.told > PROGRESS_S:
             self._tell(state, float(figures["loss"]))
@@ -164,7 +165,8 @@ class Watch:
             peak["peak_device_bytes"] = torch.cuda.max_memory_allocated(self.place.device)
         speed = self._speed(state) if state.step > self.first_step else {}
         num_parameters = sum(p.numel() for p in state.model.parameters())
-        return {"num_steps": state.step, "num_parameters": num_parameters, **speed, **peak}
+        counts = {"num_steps": state.step, "num_parameters": num_parameters, "num_ranks": self.place.ranks.count}
+        return {**counts, **speed, **peak}
 
 
 def _scores(job: Job, model: nn.Module, place: Place) -> dict[str, float]:
@@ -195,9 +197,11 @@ def _loader(job: Job, place: Place) -> Callable[[int], Batch]:
 
 def _offenders(job: Job, place: Place, step: int) -> str:
     """The keys of the batch that failed; all of them go into a file."""
-    keys = job.keys(batch_indices(place.seed, step, job.train.batch_size, job.num_rows))
+    rows = batch_indices(place.seed, step, job.train.batch_size, job.num_rows)
+    keys = [key for part in place.ranks.parts(rows) for key in job.keys(part)]
     path = place.work / "offending_keys.txt"
-    path.write_text("\n".join(keys) + "\n")
+    if place.ranks.is_first:
+        path.write_text("\n".join(keys) + "\n")
     more = f" and {len(keys) - NUM_KEYS} more in {path}" if len(keys) > NUM_KEYS else ""
     return f"batch of {', '.join(keys[:NUM_KEYS])}{more}"
 
