@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 
 def _require_prediction(prediction: str) -> None:
-    _require(prediction in ("eps", "v"), f"prediction must be 'eps' or 'v', got {prediction!r}")
+    _require(prediction in ("eps", "v", "x0"), f"prediction must be 'eps', 'v' or 'x0', got {prediction!r}")
 
 
 def _require_schedule(schedule: str, num_steps: int) -> None:
@@ -217,7 +217,7 @@ class UpsamplerConfig:
     high_px: int = 48
     crop_fraction: float = 0.25  # of the area (App. C, table 3); 1.0 trains on whole pictures
     unet: UNetConfig = UNetConfig(channels=32)
-    prediction: str = "eps"  # what the network gives: noise, or "v", which small networks learn far sooner
+    prediction: str = "eps"  # what the network gives: noise, or "v" or "x0", which small networks learn far sooner
     degradation: str = "blur"  # "blur" (§2.1, 64 to 256), "bsr_light", "bsr_full" (256 to 1024)
     blur_prob: float = 0.5  # ours: the paper does not say; "blur" only
     num_steps: int = 1000

@@ -98,9 +98,13 @@ def discretised_log_likelihood(x: Tensor, mean: Tensor, log_variance: Tensor) ->
 
 
 def noise_error(eps: Tensor, noise: Tensor, t: Tensor, schedule: Schedule, prediction: str) -> Tensor:
-    """Mean squared error of the noise (Ho et al. 2020, eq. 14), or of v: each level's divided by its signal power."""
-    error = (eps.float() - noise) / (level(schedule.alpha_bar, t, noise).sqrt() if prediction == "v" else 1.0)
-    return (error**2).mean()
+    """Mean squared error of the noise (Ho et al. 2020, eq. 14), or of v or x0 as this noise implies them.
+
+    An error of the noise is one of v times the root of the signal's power, and one of x0 times that of the SNR.
+    """
+    alpha_bar = level(schedule.alpha_bar, t, noise)
+    unit = {"eps": torch.ones_like(alpha_bar), "v": alpha_bar, "x0": alpha_bar / (1 - alpha_bar)}[prediction]
+    return ((eps.float() - noise) ** 2 / unit).mean()
 
 
 def min_snr_weight(t: Tensor, schedule: Schedule, gamma: float) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.config import UpsamplerConfig
 from models.degrade import degrade, resize, to_grid
-from models.diffusion import draw_noise, draw_timesteps, eps_of_v, level, noise_error, q_sample
+from models.diffusion import draw_noise, draw_timesteps, eps_of_v, level, noise_error, predict_eps, q_sample
 from models.samplers import ddim, eps_denoiser
 from models.schedule import named_schedule, respaced
 from models.unet import UNet
@@ -18,7 +18,8 @@ class Upsampler(nn.Module):
     """ADM's upsampler: the low-resolution picture, resized, is three more channels of the U-Net's input.
 
     Noise prediction is the paper's; in a few hundred steps a small network does not learn to pass the noise through,
-    and DDIM then keeps what it missed. Prediction "v" (Salimans & Ho 2022, §4) has that built in.
+    and DDIM then keeps what it missed. Prediction "v" (Salimans & Ho 2022, §4) spares it that where noise is all there
+    is, "x0" everywhere.
     """
 
     def __init__(self, config: UpsamplerConfig) -> None:
@@ -30,13 +31,15 @@ class Upsampler(nn.Module):
     def forward(self, xt: Tensor, t: Tensor, resized_low: Tensor) -> Tensor:
         """The noise in xt (B, 3, P, P); resized_low: the low-resolution picture at the same side; t: (B,).
 
-        With prediction "v" the network gives v less what `resized_low` as x0 would make of it: a picture that is nearly
-        known leaves little to predict, and a small network need not learn to copy it.
+        With prediction "v" or "x0" the network gives that less what `resized_low` as x0 would make of it: a picture that
+        is nearly known leaves little to predict, and a small network need not learn to copy it.
         """
         given = self.unet(torch.cat([xt, resized_low], dim=1), t)
         if self.config.prediction == "eps":
             return given
         alpha_bar = level(self.schedule.alpha_bar, t, xt)
+        if self.config.prediction == "x0":
+            return predict_eps(xt, resized_low + given.float(), alpha_bar)
         return eps_of_v(xt, given.float() - (1 - alpha_bar) ** 0.5 * resized_low, alpha_bar)
 
     def loss(self, high: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:

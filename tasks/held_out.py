@@ -68,15 +68,15 @@ def held_out(shards: Sequence[Path], parts: Sequence[Path], kept: Path, num_rows
         if keys[i] not in places[shard[i]] or tables[shard[i]].keys[row[i]] != keys[i]:
             raise ValueError(f"{kept}: {keys[i]} is not in row {row[i]} of shard {shard[i]}")
     found = [(readers[shard[i]], places[shard[i]][keys[i]], tables[shard[i]], row[i]) for i in order]
-    width, length = tables[shard[0]].info.dimension, tables[shard[0]].info.context
+    info = tables[shard[order[0]]].info
     return HeldOut(
         keys=[keys[i] for i in order],
         captions=[part.captions[r] for _, _, part, r in found],
         metas=[reader.meta(place) for reader, place, _, _ in found],
         pictures=np.stack([reader.decode(place, px) for reader, place, _, _ in found]),
-        zi=np.stack([part.image[r] for _, _, part, r in found]).reshape(-1, width),
-        zt=np.stack([part.text[r] for _, _, part, r in found]).reshape(-1, width),
-        tokens=np.stack([part.tokens[r] for _, _, part, r in found]).reshape(-1, length),
+        zi=np.stack([part.image[r] for _, _, part, r in found]).reshape(-1, info.dimension),
+        zt=np.stack([part.text[r] for _, _, part, r in found]).reshape(-1, info.dimension),
+        tokens=np.stack([part.tokens[r] for _, _, part, r in found]).reshape(-1, info.context),
     )
 
 

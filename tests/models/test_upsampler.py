@@ -5,7 +5,7 @@ import torch
 
 from models.config import UNetConfig, UpsamplerConfig
 from models.degrade import blur, bsr_full, bsr_light, convolve, degrade, gaussian_kernels, resize, to_grid
-from models.diffusion import noise_error
+from models.diffusion import noise_error, predict_x0, q_sample
 from models.schedule import cosine_schedule
 from models.unet import MapAttention
 from models.upsampler import Upsampler, random_crop
@@ -169,3 +169,18 @@ def test_the_error_of_v_is_the_noise_error_over_the_signal_power():
     by_level = ((eps - noise) ** 2).flatten(1).mean(1)
     expected = (by_level / schedule.alpha_bar[t]).mean()
     assert torch.allclose(noise_error(eps, noise, t, schedule, "v").double(), expected, rtol=1e-4)
+
+
+def test_predicting_x0_as_nothing_returns_the_low_resolution_picture_at_every_level():
+    network = Upsampler(UpsamplerConfig(low_px=8, high_px=16, prediction="x0", unet=CONFIG.unet))
+    low, xt, t = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randn(2, 3, 16, 16), torch.tensor([10, 700])
+    implied = predict_x0(xt, network(xt, t, low), network.schedule.alpha_bar[t].float().reshape(2, 1, 1, 1))
+    assert torch.allclose(implied, low, atol=1e-4)  # the last convolution starts at zero
+
+
+def test_the_error_of_x0_is_that_of_the_picture_the_noise_implies():
+    schedule, t = cosine_schedule(100), torch.tensor([10, 60])
+    x0, noise, eps = (torch.randn(2, 3, 4, 4) for _ in range(3))
+    alpha_bar = schedule.alpha_bar[t].float().reshape(2, 1, 1, 1)
+    expected = (predict_x0(q_sample(x0, t, noise, schedule), eps, alpha_bar) - x0).square().mean()
+    assert torch.allclose(noise_error(eps, noise, t, schedule, "x0"), expected, rtol=1e-4)
