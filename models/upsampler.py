@@ -31,8 +31,8 @@ class Upsampler(nn.Module):
     def forward(self, xt: Tensor, t: Tensor, resized_low: Tensor) -> Tensor:
         """The noise in xt (B, 3, P, P); resized_low: the low-resolution picture at the same side; t: (B,).
 
-        With prediction "v" or "x0" the network gives that less what `resized_low` as x0 would make of it: a picture that
-        is nearly known leaves little to predict, and a small network need not learn to copy it.
+        With prediction "v" or "x0" the network gives that less what `resized_low` as x0 would make of it: a picture
+        that is nearly known leaves little to predict, and a small network need not learn to copy it.
         """
         given = self.unet(torch.cat([xt, resized_low], dim=1), t)
         if self.config.prediction == "eps":
