@@ -48,7 +48,7 @@ def test_a_served_pipeline_makes_its_report_and_ends_with_ctrl_c(tmp_path):
         served = subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=log, stderr=log)
     wait_for(lambda: list(tmp_path.glob("artifacts/report/*/index.html")), limit_s=240)
     served.send_signal(signal.SIGINT)
-    assert wait_for(lambda: served.poll() is not None) < 5
+    assert wait_for(lambda: served.poll() is not None) < 10  # 5 where nothing else runs
     assert wait_for(lambda: running_url(tmp_path) is None) < 5
 
 

@@ -137,7 +137,7 @@ def curve_of(ctx: Context) -> list[dict[str, float]]:
 
 def workers_on(ctx: Context) -> list[str]:
     """The processes that still train in the context's folder."""
-    found = subprocess.run(["pgrep", "-f", f"tasks.worker {ctx.out}"], capture_output=True, text=True, check=False)
+    found = subprocess.run(["pgrep", "-f", f"^[^ ]+ -m tasks.worker {ctx.out}"], capture_output=True, text=True, check=False)
     return found.stdout.split()
 
 
