@@ -137,7 +137,8 @@ def curve_of(ctx: Context) -> list[dict[str, float]]:
 
 def workers_on(ctx: Context) -> list[str]:
     """The processes that still train in the context's folder."""
-    found = subprocess.run(["pgrep", "-f", f"^[^ ]+ -m tasks.worker {ctx.out}"], capture_output=True, text=True, check=False)
+    named = f"^[^ ]+ -m tasks.worker {ctx.out}"  # not the guard, which has the same words later
+    found = subprocess.run(["pgrep", "-f", named], capture_output=True, text=True, check=False)
     return found.stdout.split()
 
 
