@@ -84,4 +84,5 @@ def _act(last_acts: tuple[Callable[[], object], ...]) -> None:
         try:
             act()
         except Exception as error:
-            print(f"{getattr(act, '__name__', act)}: {error}", file=sys.stderr)
+            name = getattr(getattr(act, "func", act), "__name__", "a last act")
+            print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)

@@ -179,12 +179,15 @@ def test_a_rank_that_dies_ends_the_run(decoder: Context, tmp_path: Path) -> None
     endless = with_ranks(decoder, 2, num_steps=10**6)
     (tmp_path / "context.json").write_text(endless.to_json())
     parent = subprocess.Popen([sys.executable, "-c", BUILD, str(tmp_path / "context.json")], stderr=subprocess.DEVNULL)
-    while not ((decoder.out / "curve.jsonl").exists() and (decoder.out / "curve.jsonl").stat().st_size):
-        time.sleep(0.01)
-    _, second = sorted(map(int, workers_on(decoder)))
-    os.kill(second, signal.SIGKILL)
-    assert parent.wait(timeout=20) != 0
-    assert not workers_on(decoder)
+    try:
+        while not ((decoder.out / "curve.jsonl").exists() and (decoder.out / "curve.jsonl").stat().st_size):
+            time.sleep(0.01)
+        _, second = sorted(map(int, workers_on(decoder)))
+        os.kill(second, signal.SIGKILL)
+        assert parent.wait(timeout=20) != 0
+        assert not workers_on(decoder)
+    finally:
+        parent.kill()  # whatever it trains ends with it
 
 
 def test_ranks_that_are_not_those_asked_for_are_refused(decoder: Context, monkeypatch: pytest.MonkeyPatch) -> None:
