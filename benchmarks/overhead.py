@@ -26,7 +26,7 @@ graph = open_graph(Path(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
 execution = Execution(graph, [])
 with ThreadPoolExecutor(MAX_BESIDE) as pool:
     for group in graph.groups():
-        list(pool.map(execution.build, group, [min(len(group), MAX_BESIDE)] * len(group)))
+        list(pool.map(execution.build, group, [len(group)] * len(group)))
 """
 THROUGH = """
 import sys

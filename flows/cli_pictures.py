@@ -1,7 +1,9 @@
 """The verbs that make pictures with the stack in use."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import wraps
+from inspect import Signature, signature
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,9 +22,9 @@ Out = Annotated[Path | None, Option(help="The PNG to write [default: after the p
 @app.command(rich_help_panel="Pictures")
 def generate(
     caption: Annotated[str, typer.Argument(help="What to show", show_default=False)],
-    pipeline: Annotated[str | None, Option(help="Whose newest stack [default: of any]", show_default=False)] = None,
+    pipeline: Pipeline = None,
     num: Annotated[int, Option(help="How many pictures")] = 1,
-    seed: Annotated[int, Option(help="The same seed gives the same pixels")] = 0,
+    seed: Seed = 0,
     prior: Annotated[str | None, Option(help="prior_diffusion, prior_ar or prior_linear", show_default=False)] = None,
     guidance: Annotated[float | None, Option(help="Of the decoder; 1 is off", show_default=False)] = None,
     out: Annotated[Path | None, Option(help="A PNG, or a name for several", show_default=False)] = None,
@@ -44,137 +46,121 @@ def generate(
         print(path)
 
 
-@app.command(rich_help_panel="Pictures")
-def vary(
-    picture: Picture,
-    num: Annotated[int, Option(help="How many variations", min=1)] = 4,
-    eta: Annotated[float, Option(help="0 decodes the picture again, 1 keeps its embedding alone", min=0, max=1)] = 1.0,
+Making = Callable[..., Any]
+
+
+def latent_verb(make: Making) -> Making:
+    """A verb out of `make(editor, its own arguments)`, which returns columns of pictures.
+
+    The verb takes what all of them take besides (`saved`), and writes one labelled PNG that says what made it.
+    """
+    own, shared = ([*signature(function).parameters.values()] for function in (make, saved))
+
+    @wraps(make)
+    def verb(**given: Any) -> None:
+        arguments = {parameter.name: given[parameter.name] for parameter in own[1:]}
+        saved(make, arguments, **{parameter.name: given[parameter.name] for parameter in shared[2:]})
+
+    parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in (*own[1:], *shared[2:])]
+    verb.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return app.command(rich_help_panel="Pictures")(verb)
+
+
+def saved(
+    make: Making,
+    arguments: dict[str, Any],
     pipeline: Pipeline = None,
     seed: Seed = 0,
     steps: Steps = 50,
     out: Out = None,
     store: StoreDir = STORE,
 ) -> None:
+    """Makes pictures with the newest stack, writes them beside each other and prints where."""
+    from unclip.store import Store
+
+    stack = newest_stack(Store(store), pipeline)
+    from tasks.edit import editor
+    from tasks.generate import save_picture
+    from unclip.report.grid import sample_grid
+
+    columns = make(editor(stack, seed, steps), **arguments)
+    sources = [value for value in arguments.values() if isinstance(value, Path)]
+    path = out or Path(f"{'-'.join(source.stem for source in sources)}-{make.__name__}.png")
+    told = {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()}
+    record = {"stack": stack.key, "verb": make.__name__, "seed": seed, "steps": steps} | told
+    save_picture(sample_grid(columns, [" and ".join(source.name for source in sources)]), path, record)
+    print(path)
+
+
+@latent_verb
+def vary(
+    editor: Any,
+    picture: Picture,
+    num: Annotated[int, Option(help="How many variations", min=1)] = 4,
+    eta: Annotated[float, Option(help="0 decodes the picture again, 1 keeps its embedding alone", min=0, max=1)] = 1.0,
+) -> Any:
     """Variations of a picture, through its latent (§3.1). Example: unclip vary photo.png --num 6"""
-    made = open_editor(store, pipeline, seed, steps)
-    record = {"verb": "vary", "num": num, "eta": eta}
-    made.save(made.editor.vary(read_picture(picture), num, eta), [picture], record, out)
+    return editor.vary(read_picture(picture), num, eta)
 
 
-@app.command(rich_help_panel="Pictures")
+@latent_verb
 def interpolate(
+    editor: Any,
     first: Picture,
     second: Picture,
     num: Annotated[int, Option(help="How many pictures, ends included", min=2)] = 5,
     fixed_noise: Annotated[bool, Option("--fixed-noise", help="Move content alone, from one random xT")] = False,
-    pipeline: Pipeline = None,
-    seed: Seed = 0,
-    steps: Steps = 50,
-    out: Out = None,
-    store: StoreDir = STORE,
-) -> None:
+) -> Any:
     """Pictures between two (§3.2). Example: unclip interpolate a.png b.png --num 7"""
-    made = open_editor(store, pipeline, seed, steps)
-    record = {"verb": "interpolate", "num": num, "fixed_noise": fixed_noise}
-    pictures = read_picture(first), read_picture(second)
-    made.save(made.editor.interpolate(*pictures, num, fixed_noise=fixed_noise), [first, second], record, out)
+    return editor.interpolate(read_picture(first), read_picture(second), num, fixed_noise=fixed_noise)
 
 
-@app.command(rich_help_panel="Pictures")
+@latent_verb
 def edit(
+    editor: Any,
     picture: Picture,
     to: Annotated[str, Option(help="A caption of what it should become", show_default=False)],
     start: Annotated[str, Option("--from", help="A caption of what it is")] = "a photo",
     num: Annotated[int, Option(help="How many pictures", min=2)] = 5,
     most: Annotated[float, Option(help="How far to go; 0.25 to 0.5 in the paper", min=0.01, max=1)] = 0.5,
-    pipeline: Pipeline = None,
-    seed: Seed = 0,
-    steps: Steps = 50,
-    out: Out = None,
-    store: StoreDir = STORE,
-) -> None:
+) -> Any:
     """Move a picture by words (§3.3). Example: unclip edit a.png --from "a red circle" --to "a blue circle" """
-    made = open_editor(store, pipeline, seed, steps)
     fractions = [most * number / (num - 1) for number in range(num)]
-    record = {"verb": "edit", "num": num, "from": start, "to": to, "most": most}
-    made.save(made.editor.edit(read_picture(picture), (start, to), fractions), [picture], record, out)
+    return editor.edit(read_picture(picture), (start, to), fractions)
 
 
-@app.command(rich_help_panel="Pictures")
+@latent_verb
 def reconstruct(
+    editor: Any,
     picture: Picture,
     components: Annotated[list[int], Option("--components", help="How many to keep, may be given again")] = [],  # noqa: B006
-    pipeline: Pipeline = None,
-    seed: Seed = 0,
-    steps: Steps = 50,
-    out: Out = None,
-    store: StoreDir = STORE,
-) -> None:
+) -> Any:
     """A picture from ever more components of its embedding (§4). Example: unclip reconstruct a.png"""
-    made = open_editor(store, pipeline, seed, steps)
-    counts = components or made.editor.component_counts()
-    record = {"verb": "reconstruct", "components": counts}
-    made.save(made.editor.reconstruct(read_picture(picture), counts), [picture], record, out)
+    return editor.reconstruct(read_picture(picture), components or editor.component_counts())
 
 
-@app.command(rich_help_panel="Pictures")
+@latent_verb
 def attack(
+    editor: Any,
     picture: Picture,
     text: Annotated[str, Option(help="What to write on it", show_default=False)],
-    labels: Annotated[list[str], Option("--label", help="A caption to weigh, given twice or more")],
+    label: Annotated[list[str], Option(help="A caption to weigh, given twice or more", show_default=False)],
     num: Annotated[int, Option(help="How many variations", min=1)] = 3,
-    pipeline: Pipeline = None,
-    seed: Seed = 0,
-    steps: Steps = 50,
-    out: Out = None,
-    store: StoreDir = STORE,
-) -> None:
+) -> Any:
     """What text on a picture does to CLIP, and to the decoder (§4).
     Example: unclip attack a.png --text blue --label "a red circle" --label "a blue circle" """
-    from flows.terminal import out as terminal
-    from flows.terminal import table
+    from flows.terminal import out, table
     from tasks.edit import with_text
 
-    if len(labels) < 2:
-        raise ValueError(f"--label must be given twice or more, got {len(labels)}")
-    made = open_editor(store, pipeline, seed, steps)
+    if len(label) < 2:
+        raise ValueError(f"--label must be given twice or more, got {len(label)}")
     before = read_picture(picture)
     after = with_text(before, text)
-    shares = zip(labels, made.editor.label(before, labels), made.editor.label(after, labels), strict=True)
-    rows = [[label, f"{clean:.3f}", f"{written:.3f}"] for label, clean, written in shares]
-    terminal.print(table("zero-shot probabilities", ["label", "picture", "with text"], rows, ["picture", "with text"]))
-    record = {"verb": "attack", "num": num, "text": text, "labels": labels}
-    made.save(made.editor.vary(after, num, 1.0), [picture], record, out)
-
-
-@dataclass(frozen=True)
-class Opened:
-    """The editor of a stack, and what its pictures will say of their making."""
-
-    editor: Any
-    record: dict[str, Any]
-
-    def save(self, columns: Any, sources: list[Path], record: dict[str, Any], out: Path | None) -> None:
-        """Writes the columns as one labelled PNG and prints its path."""
-        from tasks.generate import save_picture
-        from unclip.report.grid import sample_grid
-
-        names = " and ".join(source.name for source in sources)
-        path = out or Path(f"{'-'.join(source.stem for source in sources)}-{record['verb']}.png")
-        pictures = {"pictures": [str(source) for source in sources]}
-        save_picture(sample_grid(columns, [names]), path, self.record | pictures | record)
-        print(path)
-
-
-def open_editor(store: Path, pipeline: str | None, seed: int, steps: int) -> Opened:
-    """The editor of the newest stack."""
-    from unclip.store import Store
-
-    stack = newest_stack(Store(store), pipeline)
-    from tasks.edit import editor
-
-    record = {"stack": stack.key, "seed": seed, "steps": steps}
-    return Opened(editor(stack, seed, steps), record)
+    shares = zip(label, editor.label(before, label), editor.label(after, label), strict=True)
+    rows = [[name, f"{clean:.3f}", f"{written:.3f}"] for name, clean, written in shares]
+    out.print(table("zero-shot probabilities", ["label", "picture", "with text"], rows, ["picture", "with text"]))
+    return editor.vary(after, num, 1.0)
 
 
 def read_picture(path: Path) -> Any:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from flows.graph import Graph, Stage, Step
 from tasks.context import Context
 from unclip.artifact import Artifact
+from unclip.launch import Stopped
 from unclip.store import Build
 
 Made = dict[str, tuple[Artifact, ...]]
@@ -45,13 +46,15 @@ class Execution:
     def build(self, stage: Stage, num_beside: int = 1) -> tuple[Artifact, ...]:
         """The stage's artifacts, found or made; everybody who watches is told.
 
-        num_beside: stages that are made at the same time, this one among them, and share the cores.
+        num_beside: stages of its group, this one among them; MAX_BESIDE at a time share the cores.
         """
         began = perf_counter()
         self.at_work[stage.name] = None
         try:
-            artifacts, num_built = self._artifacts(stage, max(1, num_cores() // num_beside))
-        except BaseException as error:
+            artifacts, num_built = self._artifacts(stage, max(1, num_cores() // min(num_beside, MAX_BESIDE)))
+        except Stopped:  # not a failure: who stopped it says how the run ended
+            raise
+        except BaseException as error:  # raised again: watchers close what they show of it, whatever it is
             for watcher in self.watchers:
                 watcher.failed(stage.name, error)
             raise

@@ -83,6 +83,6 @@ def _act(last_acts: tuple[Callable[[], object], ...]) -> None:
     for act in last_acts:
         try:
             act()
-        except Exception as error:
+        except Exception as error:  # one that goes wrong keeps no other from being done
             name = getattr(getattr(act, "func", act), "__name__", "a last act")
             print(f"{name}: {type(error).__name__}: {error}", file=sys.stderr)

@@ -4,7 +4,6 @@ from threading import Lock
 
 from tasks.context import Context
 from unclip.artifact import Artifact
-from unclip.launch import Stopped
 from unclip.runs import RunRecord, end_run, save_run
 from unclip.store import Store
 
@@ -33,8 +32,6 @@ class Recorder:
             save_run(self.store, self.run)
 
     def failed(self, stage: str, error: BaseException) -> None:
-        """Close the record, unless the stage was stopped: who stopped it says how the run ended."""
-        if isinstance(error, Stopped):
-            return
+        """Close the record."""
         with self.lock:
             end_run(self.store, self.run, "failed", stage)

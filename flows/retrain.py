@@ -17,6 +17,7 @@ from flows.graph import Graph, Stage, open_graph
 from flows.interrupt import on_interrupt
 from flows.recorder import Recorder
 from flows.terminal import Bars, err
+from unclip.launch import Stopped
 from unclip.prefect_service import crash_running
 from unclip.runs import begin_run, end_run
 from unclip.tracking import Tracker
@@ -43,8 +44,7 @@ def retrain(
     with watched(graph) as execution:
         for group in graph.groups(until):
             tasks = [build_stage.with_options(name=stage.name, **_retries(stage)) for stage in group]
-            beside = min(len(group), MAX_BESIDE)
-            futures = [made.submit(execution, s, beside) for made, s in zip(tasks, group, strict=True)]
+            futures = [made.submit(execution, s, len(group)) for made, s in zip(tasks, group, strict=True)]
             for future in futures:
                 future.result()
         return {stage: [a.key for a in artifacts] for stage, artifacts in execution.made.items()}
@@ -74,7 +74,9 @@ def watched(graph: Graph) -> Iterator[Execution]:
         with on_interrupt(acts):
             try:
                 yield execution
-            except BaseException:
+            except Stopped:  # the last acts say how it ended
+                raise
+            except BaseException:  # raised again: MLflow is to know the end, whatever it was
                 tracker.close("failed")
                 raise
     end_run(graph.store, run, "finished")

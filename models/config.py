@@ -194,9 +194,7 @@ class DecoderConfig:
     num_image_tokens: int = 4  # §2.1
     image_drop_prob: float = 0.1  # §2.1
     caption_drop_prob: float = 0.5  # §2.1
-    snr_gamma: float | None = (
-        None  # bound of min-SNR weighting (Hang et al. 2023); None weighs levels alike, as the paper
-    )
+    snr_gamma: float | None = None  # of `min_snr_weight`; None is the paper's: every level weighs the same
     num_steps: int = 1000
     schedule: str = "cosine"
 

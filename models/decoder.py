@@ -105,26 +105,24 @@ class Decoder(nn.Module):
         *,
         num_steps: int = 250,
         sampler: str = "ddpm",
-        eta: float = 0.0,
         guidance: float = 1.0,
-        noise: Tensor | None = None,
         drop_image: Tensor | None = None,
-        drop_caption: Tensor | None = None,
     ) -> Tensor:
         """Pictures (B, 3, P, P) in [-1, 1] from embeddings and captions.
 
-        sampler: "ddpm" with the learned variance (App. C, table 3) or "ddim" with `eta`; noise: the start, drawn where
-        None; drop masks: conditions to leave out, as in training.
-        Raises: ValueError for another sampler, for eta outside [0, 1] or eta with "ddpm".
+        sampler: "ddpm" with the learned variance (App. C, table 3) or "ddim"; drop_image: (B,) bool, True where the
+        caption alone is followed.
+        Raises: ValueError for another sampler.
         """
-        _require_sampler(sampler, eta)
+        if sampler not in ("ddpm", "ddim"):
+            raise ValueError(f"sampler must be 'ddpm' or 'ddim', got {sampler!r}")
         chain = respaced(self.schedule, num_steps)
         px = self.config.image_px
-        noise = draw_noise(zi.new_empty(len(zi), 3, px, px), generator) if noise is None else noise
-        condition = self._guided_condition(zi, tokens, guidance, drop_image, drop_caption)
+        noise = draw_noise(zi.new_empty(len(zi), 3, px, px), generator)
+        condition = self._guided_condition(zi, tokens, guidance, drop_image)
         denoiser = eps_denoiser(guided(self._network(condition), guidance), self.schedule, clamp=True)
         if sampler == "ddim":
-            return ddim(denoiser, noise, chain, generator, eta=eta)
+            return ddim(denoiser, noise, chain)
         return ddpm(denoiser, noise, chain, generator).clamp(-1, 1)
 
     @torch.no_grad()
@@ -139,8 +137,12 @@ class Decoder(nn.Module):
         generator: torch.Generator | None = None,
         **drops: Tensor | None,
     ) -> Tensor:
-        """Pictures from the bipartite latent (zi, xT) by DDIM, unclamped; at eta 0 what `invert` undoes (§3)."""
-        _require_sampler("ddim", eta)
+        """Pictures from the bipartite latent (zi, xT) by DDIM, unclamped; at eta 0 what `invert` undoes (§3).
+
+        Raises: ValueError for eta outside [0, 1].
+        """
+        if not 0 <= eta <= 1:
+            raise ValueError(f"eta must be from 0 to 1, got {eta}")
         return ddim(self._unclamped(zi, tokens, drops), xt, self._latent_chain(num_steps), generator, eta=eta)
 
     @torch.no_grad()
@@ -166,21 +168,10 @@ class Decoder(nn.Module):
     def _network(self, condition: Condition) -> Network:
         return lambda x, t: self.predict(x, t, condition)
 
-    def _guided_condition(
-        self, zi: Tensor, tokens: Tensor, guidance: float, drop_image: Tensor | None, drop_caption: Tensor | None
-    ) -> Condition:
+    def _guided_condition(self, zi: Tensor, tokens: Tensor, guidance: float, drop_image: Tensor | None) -> Condition:
         """The batch's conditions, followed under guidance by as many null ones, image and caption both dropped."""
         if guidance == 1:
-            return self.condition(zi, tokens, drop_image, drop_caption)
+            return self.condition(zi, tokens, drop_image)
         kept = torch.zeros(len(zi), dtype=torch.bool, device=zi.device)
-        drops = [torch.cat([kept if drop is None else drop, ~kept]) for drop in (drop_image, drop_caption)]
+        drops = [torch.cat([kept if drop is None else drop, ~kept]) for drop in (drop_image, None)]
         return self.condition(torch.cat([zi, zi]), torch.cat([tokens, tokens]), *drops)
-
-
-def _require_sampler(sampler: str, eta: float) -> None:
-    if sampler not in ("ddpm", "ddim"):
-        raise ValueError(f"sampler must be 'ddpm' or 'ddim', got {sampler!r}")
-    if not 0 <= eta <= 1:
-        raise ValueError(f"eta must be from 0 to 1, got {eta}")
-    if sampler == "ddpm" and eta:
-        raise ValueError(f"eta has no effect on sampler 'ddpm', got {eta}")

@@ -46,22 +46,16 @@ def slerp_noise(start: Tensor, end: Tensor, t: float) -> Tensor:
 
 def invert(decoder: Decoder, images: Tensor, zi: Tensor, num_steps: int) -> Latent:
     """The latent of pictures (B, 3, P, P) whose embedding is zi, by DDIM inversion (§3)."""
-    return Latent(zi=zi, xt=decoder.invert(images, zi, *_no_caption(zi), num_steps=num_steps, **_dropped(zi)))
+    tokens, drop = _no_caption(zi)
+    return Latent(zi=zi, xt=decoder.invert(images, zi, tokens, num_steps, drop_caption=drop))
 
 
 def decode(
     decoder: Decoder, latent: Latent, num_steps: int, *, eta: float = 0.0, generator: torch.Generator | None = None
 ) -> Tensor:
-    """The pictures of a latent by DDIM: at eta 0 what `invert` undoes."""
-    zi = latent.zi
-    return decoder.decode(
-        latent.xt, zi, *_no_caption(zi), num_steps=num_steps, eta=eta, generator=generator, **_dropped(zi)
-    )
-
-
-def variations(decoder: Decoder, latent: Latent, num_steps: int, *, eta: float, generator: torch.Generator) -> Tensor:
-    """Pictures that share a latent's content: DDIM with eta > 0; eta 1 keeps zi alone (§3.1)."""
-    return decode(decoder, latent, num_steps, eta=eta, generator=generator)
+    """The pictures of a latent by DDIM: at eta 0 what `invert` undoes, above it variations of their content (§3.1)."""
+    tokens, drop = _no_caption(latent.zi)
+    return decoder.decode(latent.xt, latent.zi, tokens, num_steps, eta=eta, generator=generator, drop_caption=drop)
 
 
 def interpolate(decoder: Decoder, start: Latent, end: Latent, t: float, num_steps: int) -> Tensor:
@@ -91,9 +85,6 @@ def pca_reconstructions(
     return [decode(decoder, Latent(zi=zi, xt=latent.xt), num_steps) for zi in partial]
 
 
-def _no_caption(zi: Tensor) -> tuple[Tensor]:
-    return (torch.zeros(len(zi), 1, dtype=torch.long, device=zi.device),)
-
-
-def _dropped(zi: Tensor) -> dict[str, Tensor]:
-    return {"drop_caption": torch.ones(len(zi), dtype=torch.bool, device=zi.device)}
+def _no_caption(zi: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens (B, 1) of nothing, and the mask (B,) that drops them."""
+    return zi.new_zeros(len(zi), 1, dtype=torch.long), zi.new_ones(len(zi), dtype=torch.bool)

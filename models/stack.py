@@ -31,7 +31,6 @@ class Rendering:
 
     decoder_steps: int = 50
     decoder_sampler: str = "ddim"  # or "ddpm", the paper's, with 250 steps
-    eta: float = 0.0  # of the decoder's DDIM
     guidance: float = 2.0  # of the decoder; 1 is off
     mid_steps: int = 27  # App. C, table 3
     top_steps: int = 15  # App. C, table 3
@@ -85,12 +84,8 @@ class Stack(nn.Module):
         tokens: Tensor,
         generator: torch.Generator | None = None,
         rendering: Rendering | None = None,
-        noise: Tensor | None = None,
     ) -> Tensor:
-        """Pictures from unit image embeddings (B, D) and tokens (B, L).
-
-        zi None: from the caption alone. noise: where the decoder starts (its xT), drawn where None.
-        """
+        """Pictures from unit image embeddings (B, D) and tokens (B, L); from the captions alone where zi is None."""
         how = rendering or Rendering()
         drop = None
         if zi is None:
@@ -102,9 +97,7 @@ class Stack(nn.Module):
             generator,
             num_steps=how.decoder_steps,
             sampler=how.decoder_sampler,
-            eta=how.eta,
             guidance=how.guidance,
-            noise=noise,
             drop_image=drop,
         )
         return self.upsample(low.float(), generator, how)

@@ -1,6 +1,5 @@
 """What a stack does to pictures (§3, §4): uint8 (H, W, 3) in, labelled columns of pictures out."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,30 +15,30 @@ from models.diffusion import draw_noise
 from models.edits import Latent
 from models.pca import Pca
 from models.stack import Rendering, Stack
+from tasks.generate import rendering_of, sampling_of
 from tasks.loading import load_stack
-from tasks.sampling import Pixels, to_pixels
+from tasks.sampling import Pixels, device_of, generator, to_pixels
 from unclip.artifact import Artifact
 
 Columns = dict[str, Pixels]  # (1, P, P, 3) each, in order
-NUM_STEPS = 50  # of DDIM, each way
 TEXT_SHARE = 0.2  # of a picture's height, for text written on it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Editor:
-    """A stack, and how finely it walks between picture and latent."""
+    """A stack, and in how many DDIM steps it walks between picture and latent, each way."""
 
     stack: Stack
     rendering: Rendering
-    num_steps: int = NUM_STEPS
-    seed: int = 0
+    num_steps: int
+    seed: int
 
     def vary(self, pixels: Pixels, num: int, eta: float) -> Columns:
         """Variations of a picture (§3.1): eta 0 decodes it again, eta 1 keeps what its embedding says alone."""
         latent, columns = self._read(pixels)
         for number in range(num):
             noise = self._generator(number)
-            made = edits.variations(self.stack.decoder, latent, self.num_steps, eta=eta, generator=noise)
+            made = edits.decode(self.stack.decoder, latent, self.num_steps, eta=eta, generator=noise)
             columns[f"variation {number + 1}"] = self._enlarged(made)
         return columns
 
@@ -69,10 +68,11 @@ class Editor:
 
         Raises: ValueError for a count that there are not so many components for.
         """
-        pca, (latent, columns) = self._pca(), self._read(pixels)
+        pca = self._pca()
         for count in counts:
             if not 1 <= count <= pca.num_components:
-                raise ValueError(f"--components must be from 1 to {pca.num_components}, got {count}")
+                raise ValueError(f"components must be from 1 to {pca.num_components}, got {count}")
+        latent, columns = self._read(pixels)
         made = edits.pca_reconstructions(self.stack.decoder, pca, latent, counts, self.num_steps)
         names = [f"{count} of {pca.num_components}" for count in counts]
         return columns | {name: self._enlarged(picture) for name, picture in zip(names, made, strict=True)}
@@ -80,7 +80,7 @@ class Editor:
     def component_counts(self) -> list[int]:
         """Numbers of components to show, doubling up to all of them."""
         most = self._pca().num_components
-        return [*(count for count in (2**i for i in range(20)) if count < most), most]
+        return [*(2**power for power in range((most - 1).bit_length())), most]
 
     def label(self, pixels: Pixels, labels: Sequence[str]) -> list[float]:
         """The probability of each caption for a picture, zero-shot (§4, figure 6)."""
@@ -92,30 +92,26 @@ class Editor:
     def _read(self, pixels: Pixels, name: str = "picture") -> tuple[Latent, Columns]:
         """The latent of a picture, and two columns: the picture, and what its latent decodes to."""
         image, decoder = self._image(pixels), self.stack.decoder
-        small = resize(to_unit(image), decoder.config.image_px) * 2 - 1
+        small, whole = (
+            resize(to_unit(image), px) * 2 - 1 for px in (decoder.config.image_px, self.stack.top.config.high_px)
+        )
         latent = edits.invert(decoder, small, self.stack.look(image), self.num_steps)
-        whole = to_pixels(resize(to_unit(image), self.stack.top.config.high_px) * 2 - 1)
         again = self._enlarged(edits.decode(decoder, latent, self.num_steps))
-        return latent, {name: whole, f"{name} again": again}
+        return latent, {name: to_pixels(whole), f"{name} again": again}
 
     def _enlarged(self, low: Tensor) -> Pixels:
-        made = self.stack.upsample(low.float().clamp(-1, 1), self._generator(-1), self.rendering)
-        return to_pixels(made)
+        return to_pixels(self.stack.upsample(low.float().clamp(-1, 1), self._generator(0, draw=1), self.rendering))
 
     def _image(self, pixels: Pixels) -> Tensor:
-        return torch.from_numpy(pixels)[None].to(self._device())  # (1, H, W, 3)
+        return torch.from_numpy(pixels)[None].to(device_of(self.stack))  # (1, H, W, 3)
 
     def _pca(self) -> Pca:
         prior = self.stack.priors["prior_ar"]
         assert isinstance(prior, ArPrior)
         return prior.pca
 
-    def _device(self) -> torch.device:
-        return self.stack.clip.pixel_mean.device
-
-    def _generator(self, number: int) -> torch.Generator:
-        state = np.random.SeedSequence([self.seed, number + 1]).generate_state(1)
-        return torch.Generator(self._device()).manual_seed(int(state[0]))
+    def _generator(self, number: int, draw: int = 0) -> torch.Generator:
+        return generator(device_of(self.stack), self.seed, number, draw)
 
 
 def with_text(pixels: Pixels, text: str) -> Pixels:
@@ -128,9 +124,6 @@ def with_text(pixels: Pixels, text: str) -> Pixels:
     return np.array(image)
 
 
-def editor(stack: Artifact, seed: int, num_steps: int = NUM_STEPS, device: str = "cpu") -> Editor:
+def editor(stack: Artifact, seed: int, num_steps: int) -> Editor:
     """The editor of an assembled stack, which upsamples as the stack was assembled to."""
-    sampling = json.loads((stack.path / "stack.json").read_text())["sampling"]
-    steps = {"mid_steps": sampling["upsampler_steps"], "top_steps": sampling["upsampler_steps"]}
-    loaded = load_stack(stack, device=device)
-    return Editor(stack=loaded, rendering=Rendering(**steps), num_steps=num_steps, seed=seed)
+    return Editor(stack=load_stack(stack), rendering=rendering_of(sampling_of(stack)), num_steps=num_steps, seed=seed)

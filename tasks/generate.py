@@ -35,7 +35,7 @@ class Request:
 @torch.no_grad()
 def generate(stack: Artifact, request: Request, device: str = "cpu") -> list[Image.Image]:
     """Pictures of the caption; the same seed gives the same pixels."""
-    sampling = json.loads((stack.path / "stack.json").read_text())["sampling"]
+    sampling = sampling_of(stack)
     prior = request.prior or sampling["prior"]
     options = {"num_steps": sampling["prior_steps"], "num_candidates": sampling["num_candidates"]}
     images = load_stack(stack, device=device).generate(
@@ -43,15 +43,26 @@ def generate(stack: Artifact, request: Request, device: str = "cpu") -> list[Ima
         torch.Generator(device).manual_seed(request.seed),
         prior,
         options if prior == "prior_diffusion" else None,
-        Rendering(
-            decoder_steps=sampling["decoder_steps"],
-            decoder_sampler=sampling["decoder_sampler"],
-            guidance=sampling["guidance"] if request.guidance is None else request.guidance,
-            mid_steps=sampling["upsampler_steps"],
-            top_steps=sampling["upsampler_steps"],
-        ),
+        rendering_of(sampling, request.guidance),
     )
     return to_pictures(images)
+
+
+def sampling_of(stack: Artifact) -> dict[str, Any]:
+    """How a stack samples unless told otherwise: the settings that it was assembled with."""
+    sampling: dict[str, Any] = json.loads((stack.path / "stack.json").read_text())["sampling"]
+    return sampling
+
+
+def rendering_of(sampling: dict[str, Any], guidance: float | None = None) -> Rendering:
+    """How it makes pictures of embeddings, under another guidance where one is given."""
+    return Rendering(
+        decoder_steps=sampling["decoder_steps"],
+        decoder_sampler=sampling["decoder_sampler"],
+        guidance=sampling["guidance"] if guidance is None else guidance,
+        mid_steps=sampling["upsampler_steps"],
+        top_steps=sampling["upsampler_steps"],
+    )
 
 
 def to_pictures(images: Tensor) -> list[Image.Image]:

@@ -24,7 +24,7 @@ def main(path: Path) -> int:
         context = Context.from_json(path.read_text(), progress)
         join_us(context, path)
         work(context)
-    except Exception as error:
+    except Exception as error:  # whatever it is, the other process is told in one line and the log has it all
         emit({"event": "error", "kind": type(error).__name__, "message": first_line(error)})
         traceback.print_exc()
         return 1

@@ -106,7 +106,7 @@ def _started(command: Command, hold: tuple[int, ...]) -> Iterator[tuple[subproce
                 pass_fds=(pipe_read, events_write, *hold),
                 start_new_session=True,
             )
-    except BaseException:
+    except BaseException:  # raised again: the ends that nobody will use are closed
         os.close(pipe_write)
         os.close(events_read)
         raise

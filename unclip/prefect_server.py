@@ -63,7 +63,7 @@ class Server:
                     (self.folder / "server.json").unlink(missing_ok=True)
                     _spawn(self.folder, grace_s)
                 self._url.set_result(_await_record(self.folder))
-        except BaseException as error:
+        except BaseException as error:  # of a thread: it is raised where the address is waited for
             self._url.set_exception(error)
 
 

@@ -32,7 +32,10 @@ COMPOSITION = "tasks.config"  # puts all stages' settings together: each stands 
 
 
 def neutral(default: Any) -> Any:
-    """A dataclass field that cannot change a result (workers, log interval): it is left out of recipes."""
+    """A dataclass field that says how a result is computed, not which (workers, ranks): it is left out of recipes.
+
+    What differs with it is rounding, and with ranks the noise that is drawn; the manifest's metrics tell their number.
+    """
     return field(default=default, metadata={"neutral": True})
 
 

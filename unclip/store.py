@@ -74,9 +74,9 @@ class Store:
             partial.mkdir(parents=True, exist_ok=True)
             try:
                 _seal(build, partial, datetime.now(UTC), build.fill(partial))
-            except Exception:
+            except Exception:  # raised again: what cannot be gone on from is of no use, and others need the room
                 if not build.resumes:
-                    shutil.rmtree(partial, ignore_errors=True)  # of no use; on a full disk others need the room
+                    shutil.rmtree(partial, ignore_errors=True)
                 raise
             return self._publish(build.kind, partial), True
 

@@ -86,7 +86,7 @@ class Tracker:
             while (job := self._jobs.get()) is not None:
                 job(story)
             self._pending.tell()
-        except Exception as error:
+        except Exception as error:  # MLflow is a view: a run does not end because it cannot be shown
             said = (str(error).splitlines() or [type(error).__name__])[0]
             self._say(f"MLflow: {said} - the run goes on; the next command, or `unclip track --rebuild`, tells it all")
 
@@ -154,9 +154,9 @@ class _Pending:
         self.is_told = True
 
     def release(self) -> None:
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        lock, self._lock = self._lock, None  # first forgotten: a second call may come while the first closes
+        if lock is not None:
+            os.close(lock)
 
 
 def settle(store: Store, view: MlflowView | None = None) -> int:

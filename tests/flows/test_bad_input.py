@@ -81,7 +81,8 @@ def write_folder(folder):
 
 def test_a_caption_column_that_is_not_there(unclip, tmp_path):
     folder = write_folder(tmp_path / "photos") | {"caption_column": "text"}
-    refused(unclip("run", "shrunken", *source(folder=folder)), "has no column 'text'; it has file, caption")
+    said = refused(unclip("run", "shrunken", *source(folder=folder)), "has no column 'text'; it has file, caption")
+    assert folder["captions"] in said[-1]
 
 
 def test_an_image_that_is_none_is_refused_by_name_and_the_run_goes_on(unclip, tmp_path):

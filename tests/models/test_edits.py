@@ -14,7 +14,6 @@ from models.edits import (
     slerp,
     slerp_noise,
     text_diff,
-    variations,
 )
 from models.pca import Moments, fit_pca
 
@@ -83,7 +82,7 @@ def test_variations_differ_by_seed_and_less_so_by_smaller_eta():
     model = decoder()
 
     def made(seed, eta):
-        return variations(model, LATENT, 10, eta=eta, generator=torch.Generator().manual_seed(seed))
+        return decode(model, LATENT, 10, eta=eta, generator=torch.Generator().manual_seed(seed))
 
     spread = [float((made(0, eta) - made(1, eta)).norm()) for eta in (0.0, 0.2, 1.0)]
     assert spread[0] == 0 < spread[1] < spread[2]

@@ -36,8 +36,8 @@ def download(pairs: Path, shard: int, config: DownloadConfig, out: Path, progres
     """
     try:
         return _download(pairs, shard, config, out, progress)
-    except Exception:
-        shutil.rmtree(out / WORK / "staging", ignore_errors=True)  # else its failures would be the next run's too
+    except Exception:  # raised again: else its failures would be the next run's too
+        shutil.rmtree(out / WORK / "staging", ignore_errors=True)
         raise
 
 

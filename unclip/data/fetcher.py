@@ -107,7 +107,7 @@ class Fetcher:
             if time.monotonic() - start >= self.timeout_s:  # ended by the timer: the body may be cut short
                 raise TimeoutError
             return Response(answer.headers, body)
-        except Exception as error:
+        except Exception as error:  # servers break urllib in every way: each becomes a reason of the row
             if time.monotonic() - start >= self.timeout_s:
                 raise TimeoutError(f"{TIMEOUT} after {self.timeout_s:g} s") from error
             raise reason_of(error) from error
