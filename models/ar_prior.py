@@ -3,6 +3,7 @@
 B batch, L caption positions, D embedding dimension, K components, Q buckets of each, W width.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -15,6 +16,8 @@ from models.guidance import guide
 from models.pca import Pca, quantiles
 
 Decode = Callable[[Tensor], Tensor]  # the next inputs (B, W) to hidden states (B, W)
+NUM_WAVES = 4  # of `smooth_table`
+TABLE_STD = 0.1
 
 
 class ArPrior(nn.Module):
@@ -46,8 +49,12 @@ class ArPrior(nn.Module):
         self.dot_out = nn.Linear(width, config.num_dot_buckets)
         self.code_out = nn.Parameter(torch.empty(num_codes, num_buckets, width))
         self.register_buffer("dot_edges", torch.zeros(config.num_dot_buckets - 1))
-        for table in (self.position, self.dot_in.weight, self.code_in.weight, self.code_out):
+        for table in (self.position, self.dot_in.weight):
             nn.init.normal_(table, std=0.02)
+        with torch.no_grad():
+            self.dot_in.weight[:-1] = smooth_table(1, config.num_dot_buckets, width)[0]
+            self.code_in.weight.copy_(smooth_table(num_codes - 1, num_buckets, width).flatten(0, 1))
+            self.code_out.copy_(smooth_table(num_codes, num_buckets, width))
 
     @torch.no_grad()
     def fit_dot_buckets(self, zi: Tensor, zt: Tensor) -> None:
@@ -170,6 +177,19 @@ class ArPrior(nn.Module):
         """Embeddings (B, k, W) of the codes (B, k) of components first, first + 1, ..."""
         components = torch.arange(first, first + codes.shape[1], device=codes.device)
         return self.code_in(codes + components * self.pca.num_buckets)
+
+
+def smooth_table(num_tables: int, num_buckets: int, width: int) -> Tensor:
+    """Random (num_tables, num_buckets, width) in which near buckets are alike: a few slow waves along the buckets.
+
+    Ours. Buckets are ordered, and tables without that order must see every bucket often before they know it:
+    docs/log.md has a short run with and without.
+    """
+    places = (torch.arange(num_buckets) + 0.5) / num_buckets
+    rates = torch.arange(1, NUM_WAVES + 1)
+    waves = torch.cos(math.pi * rates * places[:, None]) / rates  # (Q, waves)
+    waves = waves * (TABLE_STD / waves.square().sum(1).mean().sqrt())
+    return torch.einsum("qr,krw->kqw", waves, torch.randn(num_tables, NUM_WAVES, width))
 
 
 def draw_top_half(logits: Tensor, generator: torch.Generator | None) -> Tensor:

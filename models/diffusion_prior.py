@@ -154,7 +154,7 @@ class DiffusionPrior(nn.Module):
     def _condition(self, zt: Tensor, tokens: Tensor, drop: Tensor | None) -> tuple[Tensor, Tensor]:
         """Caption and zt as the first positions (B, L + 1, W), and the mask (B, L + 4) of the whole sequence."""
         hidden, mask = self.caption(tokens, drop)
-        text = self.text_in(zt)  # (B, W)
+        text = self.text_in(zt * zt.shape[-1] ** 0.5)  # (B, W), from entries of unit variance
         if drop is not None:
             text = torch.where(drop[:, None], self.text_null.to(text.dtype), text)
         x = torch.cat([self.caption_in(hidden), text[:, None]], dim=1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from models.ar_prior import ArPrior, draw, draw_top_half
+from models.ar_prior import TABLE_STD, ArPrior, draw, draw_top_half, smooth_table
 from models.config import ArPriorConfig, CaptionEncoderConfig
 from models.pca import Moments, Pca, fit_pca
 
@@ -109,6 +109,16 @@ def test_top_p_leaves_the_unlikely_out():
     assert set(draw(logits, generator, top_p=0.6).tolist()) == {1, 2}
     assert set(draw(logits, generator, top_p=1.0).tolist()) == {0, 1, 2}
     assert set(draw(logits, generator, temperature=0.01).tolist()) == {1}
+
+
+def test_tables_start_with_near_buckets_alike():
+    torch.manual_seed(0)
+    table = smooth_table(5, 64, 256)
+    assert float(table.std()) == pytest.approx(TABLE_STD, rel=0.05)
+    alike = F.cosine_similarity(table[:, 20:21], table, dim=-1).mean(0)  # (64,)
+    assert alike[21] > 0.98
+    assert alike[22] < alike[21]
+    assert alike[60] < 0.5
 
 
 def test_impossible_settings_are_refused(prior):

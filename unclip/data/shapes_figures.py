@@ -22,8 +22,8 @@ def circle(u: Plane, v: Plane) -> Plane:
 
 
 def square(u: Plane, v: Plane) -> Plane:
-    """Distance to a square of side 1.84: a little under its extent, to look as large as a circle."""
-    return np.maximum(np.abs(u), np.abs(v)) - np.float32(0.92)
+    """Distance to a square of side 2: a smaller one is hard to tell from a circle at 16 pixels."""
+    return np.maximum(np.abs(u), np.abs(v)) - np.float32(1)
 
 
 def triangle(u: Plane, v: Plane) -> Plane:
