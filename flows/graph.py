@@ -55,9 +55,9 @@ STAGES = (
     Stage("index", ("embed",)),
     Stage("pca", ("embed", "select")),
     Stage("prior_linear", ("embed", "select")),
-    Stage("decoder", ("shards", "embed", "select"), trained=True, group="embeddings"),
-    Stage("prior_diffusion", ("embed", "select"), trained=True, group="embeddings"),
-    Stage("prior_ar", ("embed", "select", "pca"), trained=True, group="embeddings"),
+    Stage("prior_diffusion", ("embed", "select"), trained=True, group="priors"),
+    Stage("prior_ar", ("embed", "select", "pca"), trained=True, group="priors"),
+    Stage("decoder", ("shards", "embed", "select"), trained=True),
     Stage("assemble", ("clip", "pca", "prior_linear", *TRAINED)),
     Stage("evaluate", ("assemble", *NETWORKS, "shards", "embed", "select")),
     Stage(
