@@ -33,10 +33,12 @@ ROWS = 24
 UNET = UNetConfig(channels=16, multiples=(1,), depth=1, head_channels=8)
 NETWORK = DecoderConfig(image_px=8, unet=UNET, caption=CaptionEncoderConfig(width=16, depth=1, heads=2), num_steps=50)
 BUILD = """
+import signal
 import sys
 from pathlib import Path
 from tasks.context import Context
 from tasks.train import run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell inherit that it is ignored
 run(Context.from_json(Path(sys.argv[1]).read_text()))
 """
 
