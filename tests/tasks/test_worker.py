@@ -38,7 +38,7 @@ import sys
 from pathlib import Path
 from tasks.context import Context
 from tasks.train import run
-signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background of a shell inherit that it is ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs aside
 run(Context.from_json(Path(sys.argv[1]).read_text()))
 """
 

@@ -21,9 +21,11 @@ print(os.getpid(), child.pid, flush=True)
 time.sleep(60)
 """
 PARENT = """
+import signal
 import sys
 from pathlib import Path
 from unclip.launch import Command, run
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs aside
 run(Command(argv=(sys.executable, "-c", sys.argv[1]), log=Path(sys.argv[2]), grace_s=1.0))
 """
 EVENTS = """
