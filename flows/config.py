@@ -83,10 +83,9 @@ class Pipeline(BaseModel):
             yield "download", "has no effect: the source is not a URL list"
         decoder, prior = self.decoder.network.num_steps, self.prior_diffusion.network.num_steps
         upsampler = min(mid.num_steps, top.num_steps)
-        for section in ("assemble", "evaluate"):
-            for name, most in (("decoder_steps", decoder), ("prior_steps", prior), ("upsampler_steps", upsampler)):
-                if (steps := getattr(getattr(self, section), name)) > most:
-                    yield f"{section}.{name}", f"must be at most the {most} steps that were trained, got {steps}"
+        for name, most in (("decoder_steps", decoder), ("prior_steps", prior), ("upsampler_steps", upsampler)):
+            if (steps := getattr(self.assemble, name)) > most:
+                yield f"assemble.{name}", f"must be at most the {most} steps that were trained, got {steps}"
         dim = self.clip.network.embed_dim if self.clip.network else None
         if dim and (self.pca.num_components or 0) > dim:
             yield "pca.num_components", f"must be at most clip.network.embed_dim {dim}, got {self.pca.num_components}"

@@ -1,11 +1,8 @@
 """Stage `assemble`: the trained parts as one stack, by reference, with the settings it samples with."""
 
-import json
-from dataclasses import asdict
 from typing import Any
 
 from tasks.context import Context
-from tasks.files import write_json
 from tasks.loading import save_stack
 
 PARTS = ("clip", "pca", "prior_linear", "prior_diffusion", "prior_ar", "decoder", "upsampler_mid", "upsampler_top")
@@ -13,7 +10,5 @@ PARTS = ("clip", "pca", "prior_linear", "prior_diffusion", "prior_ar", "decoder"
 
 def build(ctx: Context) -> dict[str, Any]:
     """Writes `stack.json`: kind, key, digest and relative path of each part, and the sampling settings."""
-    save_stack(ctx.out, {name: ctx.one(name) for name in PARTS})
-    path = ctx.out / "stack.json"
-    write_json(path, json.loads(path.read_text()) | {"sampling": asdict(ctx.config)})
+    save_stack(ctx.out, {name: ctx.one(name) for name in PARTS}, ctx.config)
     return {"num_parts": len(PARTS)}

@@ -1,4 +1,4 @@
-"""How a stack samples unless told otherwise; free of torch."""
+"""How a stack samples; free of torch."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ PRIORS = ("prior_diffusion", "prior_ar", "prior_linear")
 
 @dataclass(frozen=True, kw_only=True)
 class AssembleConfig:
-    """Sampling settings that go with a stack: what `generate` uses where its caller names nothing else."""
+    """Sampling settings that go with a stack: `evaluate` uses them, and `generate` where its caller names no other."""
 
     prior: str = "prior_diffusion"  # of PRIORS
     prior_steps: int = 64  # of the diffusion prior (App. C, table 3)

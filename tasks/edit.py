@@ -15,9 +15,8 @@ from models.diffusion import draw_noise
 from models.edits import Latent
 from models.pca import Pca
 from models.stack import Rendering, Stack
-from tasks.generate import rendering_of, sampling_of
-from tasks.loading import load_stack
-from tasks.sampling import Pixels, device_of, generator, to_pixels
+from tasks.loading import load_sampling, load_stack
+from tasks.sampling import Pixels, device_of, generator, rendering_of, to_pixels
 from unclip.artifact import Artifact
 
 Columns = dict[str, Pixels]  # (1, P, P, 3) each, in order
@@ -126,4 +125,5 @@ def with_text(pixels: Pixels, text: str) -> Pixels:
 
 def editor(stack: Artifact, seed: int, num_steps: int) -> Editor:
     """The editor of an assembled stack, which upsamples as the stack was assembled to."""
-    return Editor(stack=load_stack(stack), rendering=rendering_of(sampling_of(stack)), num_steps=num_steps, seed=seed)
+    rendering = rendering_of(load_sampling(stack))
+    return Editor(stack=load_stack(stack), rendering=rendering, num_steps=num_steps, seed=seed)

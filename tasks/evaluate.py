@@ -20,9 +20,9 @@ from tasks.assemble_config import PRIORS
 from tasks.context import Context
 from tasks.evaluate_config import MIN_ROWS, EvaluateConfig
 from tasks.held_out import HeldOut, held_out, split_rows, training_metas
-from tasks.loading import load_stack
+from tasks.loading import load_sampling, load_stack
 from tasks.recognition import accuracies, chance
-from tasks.sampling import Floats, Pixels, image_features, pictures, prior_embeddings
+from tasks.sampling import Floats, Pixels, Sampler, image_features
 from unclip.metrics.clip_score import clip_score, mean_cosine
 from unclip.metrics.diversity import diversity, diversity_within
 from unclip.metrics.fid import frechet_distance
@@ -40,16 +40,23 @@ def build(ctx: Context) -> dict[str, Any]:
     """Writes `metrics.json`, `samples.json`, `samples.png` and the pictures it shows; every figure by its path."""
     config: EvaluateConfig = ctx.config
     stack = load_stack(ctx.one("assemble"), device=ctx.device)
+    sampler = Sampler(
+        stack=stack,
+        sampling=load_sampling(ctx.one("assemble")),
+        batch_size=config.batch_size,
+        precision=config.precision,
+        seed=ctx.seed,
+    )
     rows, reference = held_out_rows(ctx, stack.top.config.high_px)
-    embeddings = embeddings_of(stack, rows, config, ctx.seed)
-    made = {"real": rows.pictures} | make_pictures(ctx, stack, rows, embeddings)
+    embeddings = embeddings_of(sampler, rows)
+    made = {"real": rows.pictures} | make_pictures(ctx, sampler, rows, embeddings)
     record = {
         "num_captions": len(rows),
         "num_reference": len(reference),
         "targets": dict(config.targets or {}),
         "conditionings": conditioning_figures(stack, rows, reference, made, config)
         | {"chance": chance_figures(ctx, rows)},
-        "priors": prior_figures(stack, rows, reference, embeddings, config, ctx.seed),
+        "priors": prior_figures(sampler, rows, reference, embeddings, config.num_draws),
     }
     (ctx.out / "metrics.json").write_text(json.dumps(record, indent=1))
     write_samples(ctx.out, rows, made, config.num_shown)
@@ -66,13 +73,13 @@ def held_out_rows(ctx: Context, px: int) -> tuple[HeldOut, HeldOut]:
     return split_rows(rows, config.num_captions, MIN_ROWS)
 
 
-def embeddings_of(stack: Stack, rows: HeldOut, config: EvaluateConfig, seed: int) -> dict[str, Floats]:
+def embeddings_of(sampler: Sampler, rows: HeldOut) -> dict[str, Floats]:
     """The unit embeddings (N, D) that stand for an image embedding, by conditioning."""
-    drawn = {name: prior_embeddings(stack, name, rows.zt, rows.tokens, config, seed) for name in PRIORS}
+    drawn = {name: sampler.embeddings(name, rows.zt, rows.tokens) for name in PRIORS}
     return {"true_embedding": rows.zi, **drawn, "text_embedding": rows.zt}
 
 
-def make_pictures(ctx: Context, stack: Stack, rows: HeldOut, embeddings: dict[str, Floats]) -> dict[str, Pixels]:
+def make_pictures(ctx: Context, sampler: Sampler, rows: HeldOut, embeddings: dict[str, Floats]) -> dict[str, Pixels]:
     """Pictures (N, P, P, 3) of every conditioning, all from the same noise; `caption_only` has no embedding.
 
     On a CPU each is made by one thread, as many at a time as there are cores: small networks leave a second one idle.
@@ -86,7 +93,7 @@ def make_pictures(ctx: Context, stack: Stack, rows: HeldOut, embeddings: dict[st
             ctx.progress(done, total)
 
     def make(name: str) -> Pixels:
-        return pictures(stack, embeddings.get(name), rows.tokens, ctx.config, ctx.seed, tell)
+        return sampler.pictures(embeddings.get(name), rows.tokens, tell)
 
     with one_thread_each(ctx.device), ThreadPoolExecutor(ctx.threads if ctx.device == "cpu" else 1) as pool:
         return dict(zip(GIVEN, pool.map(make, GIVEN), strict=True))
@@ -135,7 +142,7 @@ def picture_figures(features: Floats, zt: Floats, truth: Floats) -> Figures:
 
 
 def prior_figures(
-    stack: Stack, rows: HeldOut, reference: HeldOut, embeddings: dict[str, Floats], config: EvaluateConfig, seed: int
+    sampler: Sampler, rows: HeldOut, reference: HeldOut, embeddings: dict[str, Floats], num_draws: int
 ) -> dict[str, Figures]:
     """How near each prior's embeddings, and the text embeddings, come to the true ones; the truth itself first."""
     found = {}
@@ -147,15 +154,15 @@ def prior_figures(
             **retrieval_figures(predicted, rows.zi),
         }
         if name in PRIORS:
-            found[name]["diversity_within"] = diversity_within(redrawn(stack, name, rows, config, seed))
+            found[name]["diversity_within"] = diversity_within(redrawn(sampler, name, rows, num_draws))
     return found
 
 
-def redrawn(stack: Stack, name: str, rows: HeldOut, config: EvaluateConfig, seed: int) -> Floats:
-    """Embeddings (N, K, D) of a prior: K = `num_draws` for each of the first NUM_REDRAWN captions."""
+def redrawn(sampler: Sampler, name: str, rows: HeldOut, num_draws: int) -> Floats:
+    """Embeddings (N, K, D) of a prior: K = num_draws for each of the first NUM_REDRAWN captions."""
     few = rows.rows(0, NUM_REDRAWN)
-    draws = range(1, config.num_draws + 1)  # 0 is what the pictures are made from
-    return np.stack([prior_embeddings(stack, name, few.zt, few.tokens, config, seed, n) for n in draws], axis=1)
+    draws = range(1, num_draws + 1)  # 0 is what the pictures are made from
+    return np.stack([sampler.embeddings(name, few.zt, few.tokens, n) for n in draws], axis=1)
 
 
 def write_samples(out: Path, rows: HeldOut, made: dict[str, Pixels], num_shown: int) -> None:

@@ -1,9 +1,9 @@
-"""What an evaluation samples, how, and which figures it should reach; free of torch."""
+"""What an evaluation samples and which figures it should reach; free of torch. How it samples is the stack's own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-COUNTS = ("num_captions", "num_reference", "num_shown", "prior_steps", "num_candidates", "decoder_steps")
+COUNTS = ("num_captions", "num_reference", "num_shown", "batch_size")
 TARGETS = (
     "color_accuracy",
     "shape_accuracy",
@@ -27,18 +27,12 @@ class EvaluateConfig:
     num_reference: int = 800  # other real held-out rows: what Fréchet distance, precision and recall compare with
     num_shown: int = 12  # captions in the grid and in the report
     num_draws: int = 4  # embeddings drawn a caption, for the diversity of a prior
-    prior_steps: int = 32  # of the diffusion prior
-    num_candidates: int = 2  # drawn by the diffusion prior, the best by zi·zt kept (§2.2)
-    decoder_sampler: str = "ddpm"  # with the learned variance (App. C, table 3), or "ddim"
-    decoder_steps: int = 20
-    upsampler_steps: int = 4  # DDIM, each upsampler
-    guidance: float = 2.0  # of the decoder; 1 is off
     batch_size: int = 50
     precision: str = "bf16"  # autocast: "bf16", or "fp32"
     targets: Mapping[str, float] | None = None  # least value of a figure under the diffusion prior
 
     def __post_init__(self) -> None:
-        for name in (*COUNTS, "upsampler_steps", "batch_size"):
+        for name in COUNTS:
             if getattr(self, name) < 1:
                 raise ValueError(f"evaluate.{name} must be >= 1, got {getattr(self, name)}")
         for name in ("num_captions", "num_reference"):
@@ -46,10 +40,6 @@ class EvaluateConfig:
                 raise ValueError(f"evaluate.{name} must be >= {MIN_ROWS}, got {getattr(self, name)}")
         if self.num_draws < 2:
             raise ValueError(f"evaluate.num_draws must be >= 2, got {self.num_draws}")
-        if self.decoder_sampler not in ("ddpm", "ddim"):
-            raise ValueError(f"evaluate.decoder_sampler must be 'ddpm' or 'ddim', got {self.decoder_sampler!r}")
-        if self.guidance < 0:
-            raise ValueError(f"evaluate.guidance must be >= 0, got {self.guidance}")
         if self.precision not in ("bf16", "fp32"):
             raise ValueError(f"evaluate.precision must be 'bf16' or 'fp32', got {self.precision!r}")
         for name in self.targets or ():

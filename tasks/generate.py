@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
 
-from models.stack import Rendering
-from tasks.loading import load_stack
+from tasks.loading import load_sampling, load_stack
+from tasks.sampling import prior_options, rendering_of, to_pixels
 from unclip.artifact import Artifact
 
 
@@ -35,40 +34,16 @@ class Request:
 @torch.no_grad()
 def generate(stack: Artifact, request: Request, device: str = "cpu") -> list[Image.Image]:
     """Pictures of the caption; the same seed gives the same pixels."""
-    sampling = sampling_of(stack)
-    prior = request.prior or sampling["prior"]
-    options = {"num_steps": sampling["prior_steps"], "num_candidates": sampling["num_candidates"]}
+    sampling = load_sampling(stack)
+    prior = request.prior or sampling.prior
     images = load_stack(stack, device=device).generate(
         [request.caption] * request.num,
         torch.Generator(device).manual_seed(request.seed),
         prior,
-        options if prior == "prior_diffusion" else None,
+        prior_options(sampling, prior),
         rendering_of(sampling, request.guidance),
     )
-    return to_pictures(images)
-
-
-def sampling_of(stack: Artifact) -> dict[str, Any]:
-    """How a stack samples unless told otherwise: the settings that it was assembled with."""
-    sampling: dict[str, Any] = json.loads((stack.path / "stack.json").read_text())["sampling"]
-    return sampling
-
-
-def rendering_of(sampling: dict[str, Any], guidance: float | None = None) -> Rendering:
-    """How it makes pictures of embeddings, under another guidance where one is given."""
-    return Rendering(
-        decoder_steps=sampling["decoder_steps"],
-        decoder_sampler=sampling["decoder_sampler"],
-        guidance=sampling["guidance"] if guidance is None else guidance,
-        mid_steps=sampling["upsampler_steps"],
-        top_steps=sampling["upsampler_steps"],
-    )
-
-
-def to_pictures(images: Tensor) -> list[Image.Image]:
-    """Pictures of (B, 3, H, W) in [-1, 1]."""
-    pixels = ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(picture) for picture in pixels]
+    return [Image.fromarray(pixels) for pixels in to_pixels(images)]
 
 
 def save_picture(picture: Image.Image, path: Path, record: dict[str, Any]) -> None:

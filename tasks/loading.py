@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from models.linear_prior import LinearPrior
 from models.pca import Pca
 from models.stack import Prior, Stack
 from models.upsampler import Upsampler
+from tasks.assemble_config import AssembleConfig
 from tasks.clip_files import load_clip
 from tasks.files import with_weights, write_json
 from unclip.artifact import Artifact
@@ -68,8 +70,8 @@ def load_upsampler(artifact: Artifact, online: bool = False, device: str = "cpu"
     return upsampler
 
 
-def save_stack(out: Path, parts: dict[str, Artifact]) -> None:
-    """Write `stack.json`: kind, key, digest of each part by stage name, and its path from the published folder.
+def save_stack(out: Path, parts: dict[str, Artifact], sampling: AssembleConfig) -> None:
+    """Write `stack.json`: how it samples, and by stage name each part's kind, key, digest and path from there.
 
     `out` is a partial folder; published artifacts lie at `artifacts/KIND/KEY`, two folders apart from each other.
     """
@@ -77,7 +79,7 @@ def save_stack(out: Path, parts: dict[str, Artifact]) -> None:
         stage: {"kind": part.kind, "key": part.key, "digest": part.digest, "path": f"../../{part.kind}/{part.key}"}
         for stage, part in parts.items()
     }
-    write_json(out / "stack.json", {"parts": record})
+    write_json(out / "stack.json", {"parts": record, "sampling": asdict(sampling)})
 
 
 def stack_parts(stack: Artifact) -> dict[str, Artifact]:
@@ -95,6 +97,11 @@ def stack_parts(stack: Artifact) -> dict[str, Artifact]:
             raise ValueError(f"the stack's {stage} at {path} is not the one that was assembled")
         parts[stage] = part
     return parts
+
+
+def load_sampling(stack: Artifact) -> AssembleConfig:
+    """How the stack of an `assemble` artifact samples."""
+    return AssembleConfig(**json.loads((stack.path / "stack.json").read_text())["sampling"])
 
 
 def load_stack(stack: Artifact, online: bool = False, device: str = "cpu") -> Stack:

@@ -4,6 +4,7 @@ B batch, N rows, D embedding dimension, L tokens of context, P pixels a side.
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.clip import Clip
-from models.stack import Rendering, Stack
-from tasks.evaluate_config import EvaluateConfig
+from models.stack import Option, Rendering, Stack
+from tasks.assemble_config import AssembleConfig
 
 Floats = NDArray[np.float32]
 Tokens = NDArray[np.int32]
@@ -38,44 +39,61 @@ def device_of(stack: Stack) -> torch.device:
     return next(stack.decoder.parameters()).device
 
 
-def autocast(stack: Stack, config: EvaluateConfig) -> torch.autocast:
-    """The precision that networks compute in."""
-    return torch.autocast(device_of(stack).type, torch.bfloat16, enabled=config.precision == "bf16")
+def prior_options(sampling: AssembleConfig, prior: str) -> dict[str, Option]:
+    """What the prior of that name is told besides the caption."""
+    if prior != "prior_diffusion":
+        return {}
+    return {"num_steps": sampling.prior_steps, "num_candidates": sampling.num_candidates}
 
 
-@torch.no_grad()
-def prior_embeddings(
-    stack: Stack, name: str, zt: Floats, tokens: Tokens, config: EvaluateConfig, seed: int, draw: int = 0
-) -> Floats:
-    """Unit image embeddings (N, D) of the prior of that name for unit text embeddings (N, D) and tokens (N, L)."""
-    device, parts = device_of(stack), []
-    settings = {"num_steps": config.prior_steps, "num_candidates": config.num_candidates}
-    options = settings if name == "prior_diffusion" else {}
-    for rows in batches(len(zt), config.batch_size):
-        text, ids = (torch.from_numpy(array[rows]).to(device) for array in (zt, tokens))
-        with autocast(stack, config):
-            parts.append(stack.draw(name, text, ids, generator(device, seed, rows.start, draw), options))
-    return F.normalize(torch.cat(parts), dim=-1).cpu().numpy()
-
-
-@torch.no_grad()
-def pictures(stack: Stack, zi: Floats | None, tokens: Tokens, config: EvaluateConfig, seed: int, tell: Tell) -> Pixels:
-    """Pictures (N, P, P, 3) from unit embeddings (N, D) and tokens (N, L); from the captions alone where zi is None."""
-    device, made = device_of(stack), []
-    rendering = Rendering(
-        decoder_steps=config.decoder_steps,
-        decoder_sampler=config.decoder_sampler,
-        guidance=config.guidance,
-        mid_steps=config.upsampler_steps,
-        top_steps=config.upsampler_steps,
+def rendering_of(sampling: AssembleConfig, guidance: float | None = None) -> Rendering:
+    """How embeddings become pictures, under another guidance where one is given."""
+    return Rendering(
+        decoder_steps=sampling.decoder_steps,
+        decoder_sampler=sampling.decoder_sampler,
+        guidance=sampling.guidance if guidance is None else guidance,
+        mid_steps=sampling.upsampler_steps,
+        top_steps=sampling.upsampler_steps,
     )
-    for rows in batches(len(tokens), config.batch_size):
-        given = None if zi is None else torch.from_numpy(zi[rows]).to(device)
-        ids = torch.from_numpy(tokens[rows]).to(device)
-        with autocast(stack, config):
-            made.append(to_pixels(stack.render(given, ids, generator(device, seed, rows.start), rendering)))
-        tell(len(ids))
-    return np.concatenate(made)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """A stack that samples as it was assembled to, many rows in one go."""
+
+    stack: Stack
+    sampling: AssembleConfig
+    batch_size: int
+    precision: str  # "bf16" or "fp32"
+    seed: int
+
+    @torch.no_grad()
+    def embeddings(self, prior: str, zt: Floats, tokens: Tokens, draw: int = 0) -> Floats:
+        """Unit image embeddings (N, D) of the prior of that name for unit text embeddings (N, D) and tokens (N, L)."""
+        device, parts = device_of(self.stack), []
+        options = prior_options(self.sampling, prior)
+        for rows in batches(len(zt), self.batch_size):
+            text, ids = (torch.from_numpy(array[rows]).to(device) for array in (zt, tokens))
+            noise = generator(device, self.seed, rows.start, draw)
+            with self._autocast():
+                parts.append(self.stack.draw(prior, text, ids, noise, options))
+        return F.normalize(torch.cat(parts), dim=-1).cpu().numpy()
+
+    @torch.no_grad()
+    def pictures(self, zi: Floats | None, tokens: Tokens, tell: Tell) -> Pixels:
+        """Pictures (N, P, P, 3) of unit embeddings (N, D) and tokens (N, L); of captions alone where zi is None."""
+        device, made, rendering = device_of(self.stack), [], rendering_of(self.sampling)
+        for rows in batches(len(tokens), self.batch_size):
+            given = None if zi is None else torch.from_numpy(zi[rows]).to(device)
+            ids = torch.from_numpy(tokens[rows]).to(device)
+            noise = generator(device, self.seed, rows.start)
+            with self._autocast():
+                made.append(to_pixels(self.stack.render(given, ids, noise, rendering)))
+            tell(len(ids))
+        return np.concatenate(made)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(device_of(self.stack).type, torch.bfloat16, enabled=self.precision == "bf16")
 
 
 def to_pixels(images: Tensor) -> Pixels:

@@ -1,6 +1,6 @@
 import io
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +50,9 @@ from unclip.store import Build, Store
 DIM, CONTEXT, ROWS = 16, 40, 60
 CAPTION = CaptionEncoderConfig(width=16, depth=1, heads=2)
 UNET = UNetConfig(channels=8, multiples=(1,), depth=1, head_channels=8)
-SMALL = {"num_captions": 12, "num_reference": 20, "num_shown": 3, "num_draws": 2, "prior_steps": 2, "decoder_steps": 2}
-CONFIG = EvaluateConfig(**SMALL, upsampler_steps=2, batch_size=5, precision="fp32", targets={"single_accuracy": 0.7})
+SAMPLING = AssembleConfig(prior_steps=2, decoder_steps=2, upsampler_steps=2)
+SMALL = {"num_captions": 12, "num_reference": 20, "num_shown": 3, "num_draws": 2}
+CONFIG = EvaluateConfig(**SMALL, batch_size=5, precision="fp32", targets={"single_accuracy": 0.7})
 CONDITIONINGS = ("true_embedding", "prior_diffusion", "prior_ar", "prior_linear", "text_embedding", "caption_only")
 Inputs = dict[str, tuple[Artifact, ...]]
 
@@ -167,9 +168,15 @@ def pipeline(root: Path, with_objects: bool) -> Inputs:
     for name, (network, config, sizes) in networks(load_clip(clip).vocab_size, rows).items():
         made[name] = (publish(store, name, lambda out, n=network, c=config, s=sizes: fill_network(out, n, c, s)),)
     made["pca"] = (publish(store, "pca", fill_pca),)
-    stack = Context(stage="assemble", config=AssembleConfig(), inputs=made, out=Path(), seed=0)
-    made["assemble"] = (publish(store, "assemble", lambda out: assemble.build(replace(stack, out=out))),)
-    return made
+    return made | {"assemble": (assembled(made, root, SAMPLING),)}
+
+
+def assembled(made: Inputs, root: Path, sampling: AssembleConfig) -> Artifact:
+    """In the store of its parts: a stack names them by relative paths."""
+    ctx = Context(stage="assemble", config=sampling, inputs=made, out=Path(), seed=0)
+    recipe = Recipe(stage="assemble", config=asdict(sampling), inputs={}, code="", seed=0)
+    build = Build(kind="assemble", recipe=recipe, fill=lambda out: assemble.build(replace(ctx, out=out)))
+    return Store(root).build(build)[0]
 
 
 def fill_pca(out: Path) -> dict[str, Any]:
@@ -236,8 +243,9 @@ def test_the_same_seed_gives_the_same_bytes_however_many_threads(made: Inputs, t
     assert sorted(p.name for p in tmp_path.rglob("*.png")) == sorted(Path(n).name for n in first if n.endswith("png"))
 
 
-def test_guidance_changes_the_pictures(made: Inputs, tmp_path: Path) -> None:
-    ctx = Context(stage="evaluate", config=replace(CONFIG, guidance=1.0), inputs=made, out=tmp_path, seed=0)
+def test_a_stack_is_evaluated_as_it_was_assembled_to_sample(made: Inputs, tmp_path: Path) -> None:
+    unguided = assembled(made, made["assemble"][0].path.parents[2], replace(SAMPLING, guidance=1.0))
+    ctx = Context(stage="evaluate", config=CONFIG, inputs=made | {"assemble": (unguided,)}, out=tmp_path, seed=0)
     evaluate.build(ctx)
     name = "samples/00_true_embedding.png"
     assert (tmp_path / name).read_bytes() != (made["evaluate"][0].path / name).read_bytes()

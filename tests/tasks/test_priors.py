@@ -11,6 +11,7 @@ import torch
 
 from models.config import ArPriorConfig, CaptionEncoderConfig, DiffusionPriorConfig, LinearPriorConfig, PcaConfig
 from tasks import pca, prior_linear, train
+from tasks.assemble_config import AssembleConfig
 from tasks.config import PriorArStage, PriorDiffusionStage
 from tasks.context import Context
 from tasks.loading import load_prior, save_stack, stack_parts
@@ -129,7 +130,9 @@ def test_a_stack_refuses_a_part_that_is_not_the_assembled_one(tmp_path):
     folder = tmp_path / "artifacts"
     for kind in ("assemble", "clip"):
         (folder / kind / "k").mkdir(parents=True)
-    save_stack(folder / "assemble" / "k", {"clip": Artifact("clip", "k", folder / "clip" / "k", "digest")})
+    save_stack(
+        folder / "assemble" / "k", {"clip": Artifact("clip", "k", folder / "clip" / "k", "digest")}, AssembleConfig()
+    )
     stack = Artifact("assemble", "k", folder / "assemble" / "k", "d")
     with pytest.raises(ValueError, match="the stack's clip is gone"):
         stack_parts(stack)
