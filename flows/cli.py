@@ -73,9 +73,10 @@ def show_plan(
     from dataclasses import asdict
 
     from flows.graph import open_graph
-    from flows.plan import is_complete, plan
+    from flows.plan import is_complete, plan, total_seconds
 
-    plans = plan(open_graph(file, name, store, tuple(overrides)), until)
+    graph = open_graph(file, name, store, tuple(overrides))
+    plans = plan(graph, until)
     if as_json:
         print(json.dumps([asdict(p) for p in plans], indent=1))
         return
@@ -86,9 +87,9 @@ def show_plan(
     out.print(
         table(f"plan of {name} in {store}", ["stage", "will be", "seconds", "disk", "why"], rows, ["seconds", "disk"])
     )
-    total = sum(p.seconds or 0 for p in plans)
     unknown = any(p.num_missing and p.seconds is None for p in plans)
-    out.print("nothing to do" if is_complete(plans) else f"about {total:.0f} s{' and what no run knows yet' * unknown}")
+    total = f"about {total_seconds(plans, graph):.0f} s{' and what no run knows yet' * unknown}"
+    out.print("nothing to do" if is_complete(plans) else total)
 
 
 @app.command(rich_help_panel="Pipelines")

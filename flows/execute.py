@@ -8,14 +8,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
-from flows.graph import Graph, Stage, Step
+from flows.graph import MAX_BESIDE, Graph, Stage, Step
 from tasks.context import Context
 from unclip.artifact import Artifact
 from unclip.launch import Stopped
 from unclip.store import Build
 
 Made = dict[str, tuple[Artifact, ...]]
-MAX_BESIDE = 2  # stages of a group that are made at the same time
 
 
 class Watcher(Protocol):

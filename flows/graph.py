@@ -14,6 +14,8 @@ from unclip.data.source_plan import shard_recipes
 from unclip.recipe import Recipe, code_digest, recipe_config
 from unclip.store import Store
 
+MAX_BESIDE = 2  # stages of a group that are made at the same time
+
 
 @dataclass(frozen=True)
 class Stage:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from flows.graph import Graph, Stage, Step
+from flows.graph import MAX_BESIDE, Graph, Stage, Step
 from unclip.artifact import Artifact
 from unclip.lineage import differences
+from unclip.recipe import recipe_config
 from unclip.runs import runs_of
 
 
@@ -18,7 +19,7 @@ class Plan:
     num_found: int
     num_missing: int
     why: str
-    seconds: float | None  # of what is missing, as long as it took the last time
+    seconds: float | None  # of what is missing: as long as it took the last time, a trained stage by its samples
     num_bytes: int | None
     artifact: str  # the key, where there is one and it is found
 
@@ -34,6 +35,20 @@ def is_complete(plans: list[Plan]) -> bool:
     return all(p.num_missing == 0 for p in plans)
 
 
+def total_seconds(plans: list[Plan], graph: Graph) -> float:
+    """How long all of it takes as far as that is known; stages of a group run side by side."""
+    seconds = {p.stage: p.seconds or 0.0 for p in plans}
+    return sum(_beside([seconds.get(stage.name, 0.0) for stage in group]) for group in graph.groups())
+
+
+def _beside(seconds: list[float]) -> float:
+    """How long stages of one group take: the next one starts when there is room."""
+    lanes = [0.0] * MAX_BESIDE
+    for one in seconds:
+        lanes[lanes.index(min(lanes))] += one
+    return max(lanes)
+
+
 def _planned(graph: Graph, stage: Stage, made: dict[str, tuple[Artifact, ...]]) -> Plan:
     steps = list(graph.steps(stage, made))
     found = tuple(s.found for s in steps if s.found is not None)
@@ -41,7 +56,7 @@ def _planned(graph: Graph, stage: Stage, made: dict[str, tuple[Artifact, ...]]) 
     if not missing:
         made[stage.name] = found
     past = _last_manifests(graph, stage)
-    seconds, num_bytes = _expected(past, len(missing))
+    seconds, num_bytes = _expected(past, missing)
     key = found[0].key if len(found) == 1 and not missing else ""
     return Plan(stage.name, len(found), len(missing), _why(graph, stage, missing, made, past), seconds, num_bytes, key)
 
@@ -84,9 +99,17 @@ def _last_manifests(graph: Graph, stage: Stage) -> list[dict[str, Any]]:
     return []
 
 
-def _expected(past: list[dict[str, Any]], num_missing: int) -> tuple[float | None, int | None]:
-    if not past or not num_missing:
-        return (0.0, 0) if not num_missing else (None, None)
-    seconds = sum(m["seconds"] for m in past) / len(past)
+def _expected(past: list[dict[str, Any]], missing: list[Step]) -> tuple[float | None, int | None]:
+    """Seconds and bytes of what is missing, by the mean of the last time; nothing where there was none."""
+    if not past or not missing:
+        return (None, None) if missing else (0.0, 0)
+    more = _num_samples(recipe_config(missing[0].config)) / _num_samples(past[0]["recipe"]["config"])
+    seconds = sum(m["seconds"] for m in past) / len(past) * more
     num_bytes = sum(entry["bytes"] for m in past for entry in m["files"].values()) / len(past)
-    return round(seconds * num_missing, 1), int(num_bytes * num_missing)
+    return round(seconds * len(missing), 1), int(num_bytes * len(missing))
+
+
+def _num_samples(config: dict[str, Any]) -> int:
+    """The samples that a trained stage trains on, each as often as it does; 1 for another stage."""
+    train = config.get("train") or {"num_steps": 1, "batch_size": 1}
+    return int(train["num_steps"] * train["batch_size"])

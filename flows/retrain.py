@@ -12,8 +12,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.execute import MAX_BESIDE, Execution
-from flows.graph import Graph, Stage, open_graph
+from flows.execute import Execution
+from flows.graph import MAX_BESIDE, Graph, Stage, open_graph
 from flows.interrupt import on_interrupt
 from flows.recorder import Recorder
 from flows.terminal import Bars, err

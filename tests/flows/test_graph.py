@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from flows.graph import STAGES, TRAINED, open_graph
+from flows.plan import Plan, total_seconds
 from unclip.artifact import Artifact
 
 FILE = Path(__file__).parents[1] / "shrunken.yaml"
@@ -59,3 +60,10 @@ def test_stages_made_side_by_side_do_not_read_each_other(tmp_path):
     assert [len(group) for group in groups if len(group) > 1] == [3, 2]
     for group in groups:
         assert not {stage.name for stage in group} & {name for stage in group for name in stage.inputs}
+
+
+def test_stages_side_by_side_take_as_long_as_the_fuller_of_two_lanes(tmp_path):
+    graph = open_graph(FILE, "shrunken", tmp_path)
+    seconds = {"clip": 50.0, "upsampler_mid": 20.0, "upsampler_top": 40.0, "decoder": 100.0}
+    plans = [Plan(stage, 0, 1, "", s, 0, "") for stage, s in seconds.items()]
+    assert total_seconds(plans, graph) == 60.0 + 100.0

@@ -104,6 +104,12 @@ def test_a_plan_names_the_setting_that_changed(ran, shared):
     assert [p["stage"] for p in after] == ["prior_ar", "assemble", "evaluate", "report"]
 
 
+def test_a_plan_expects_twice_the_samples_to_take_twice_as_long(ran, shared, store):
+    plans = json.loads(shared("plan", "shrunken", "--set", "decoder.train.num_steps=12", "--json").stdout)
+    (expected,) = [p["seconds"] for p in plans if p["stage"] == "decoder"]
+    assert expected == pytest.approx(2 * artifact(store, "decoder").manifest()["seconds"], abs=0.1)
+
+
 def test_mlflow_shows_each_stage_below_its_run(store):
     from mlflow import MlflowClient
 

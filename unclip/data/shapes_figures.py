@@ -22,7 +22,7 @@ def circle(u: Plane, v: Plane) -> Plane:
 
 
 def square(u: Plane, v: Plane) -> Plane:
-    """Distance to a square of side 2: a smaller one is hard to tell from a circle at 16 pixels."""
+    """Distance to a square of side 2, as wide as a circle."""
     return np.maximum(np.abs(u), np.abs(v)) - np.float32(1)
 
 
