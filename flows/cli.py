@@ -68,6 +68,7 @@ def show_plan(
     store: StoreDir = STORE,
     file: File = FILE,
     as_json: Json = False,
+    costs: Annotated[bool | None, typer.Option(help="Sizes, FLOPs, GPU hours [default: of large networks]")] = None,
 ) -> None:
     """What a run would make and why, and what it would find. Example: unclip plan shapes --set pca.num_buckets=512"""
     from dataclasses import asdict
@@ -88,8 +89,13 @@ def show_plan(
         table(f"plan of {name} in {store}", ["stage", "will be", "seconds", "disk", "why"], rows, ["seconds", "disk"])
     )
     unknown = any(p.num_missing and p.seconds is None for p in plans)
-    total = f"about {total_seconds(plans, graph):.0f} s{' and what no run knows yet' * unknown}"
+    known = total_seconds(plans, graph)
+    total = f"about {known:.0f} s{' and what no run knows yet' * unknown}" if known else "no run knows yet how long"
     out.print("nothing to do" if is_complete(plans) else total)
+    if graph.pipeline.is_large if costs is None else costs:
+        from flows.costs import print_costs
+
+        print_costs(name, graph.pipeline)
 
 
 @app.command(rich_help_panel="Pipelines")
@@ -126,20 +132,6 @@ def report(name: Name, store: StoreDir = STORE) -> None:
 
     (page,) = last_artifacts(Store(store), name, "report")
     print(page.path / "index.html")
-
-
-@app.command(rich_help_panel="Pipelines")
-def parameters(name: Name, file: File = FILE, as_json: Json = False) -> None:
-    """The number of parameters of every network, built without memory. Example: unclip parameters paper"""
-    from flows.config import load_pipeline
-    from tasks.parameters import count_parameters
-
-    counts = count_parameters(load_pipeline(file, name))
-    if as_json:
-        print(json.dumps(counts, indent=1))
-        return
-    rows = [[part, f"{count:,}"] for part, count in counts.items()]
-    out.print(table(f"parameters of {name}", ["part", "parameters"], rows, ["parameters"]))
 
 
 @app.command(rich_help_panel="Pipelines")

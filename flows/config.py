@@ -42,6 +42,9 @@ class Schedule(BaseModel):
             raise ValueError(f"schedule.every_s must be > 0, got {self.every_s}")
 
 
+LARGE_WIDTH = 1024
+
+
 class Pipeline(BaseModel):
     """Every setting of a pipeline. A section a stage; `download` where the source is a URL list."""
 
@@ -69,6 +72,13 @@ class Pipeline(BaseModel):
     assemble: AssembleConfig = AssembleConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     report: ReportStage = ReportStage()
+
+    @property
+    def is_large(self) -> bool:
+        """Whether nobody would just try it: a network of a width that a CPU does not train."""
+        decoder = self.decoder.network.unet
+        widths = (self.prior_diffusion.network.width, self.prior_ar.network.width)
+        return max(*widths, decoder.channels * max(decoder.multiples)) >= LARGE_WIDTH
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What each section allows alone but not together: field and message."""

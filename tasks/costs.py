@@ -1,0 +1,145 @@
+"""What the networks of a pipeline cost to train, found on the meta device: no memory, any size."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from models.ar_prior import ArPrior
+from models.clip import ClipSpec, build_network
+from models.decoder import Decoder
+from models.diffusion_prior import DiffusionPrior
+from models.pca import Pca
+from models.upsampler import Upsampler
+from tasks.config import ClipStage
+from tasks.files import count_parameters
+
+FULL_VOCABULARY = 49_408  # open_clip's byte-pair vocabulary
+STATE_BYTES = 20  # a parameter: weight, gradient, average and Adam's two moments, float32 each
+GPU_FLOPS = 989e12  # dense bf16 of an H100 or H200 (NVIDIA's data sheet)
+UTILISATION = 0.4  # of them, while training: what well-kept code of this kind reaches
+PAPER_PARAMETERS = {  # App. C, table 3, "model size"
+    "prior_diffusion": 1.0e9,
+    "prior_ar": 1.0e9,
+    "decoder": 3.5e9,
+    "upsampler_mid": 0.7e9,
+    "upsampler_top": 0.3e9,
+}
+WHY_ANOTHER_SIZE = {  # where table 3's own widths and depths give more than 10 % besides
+    "prior_diffusion": "24 blocks of width 2048 are 1.2B, and table 3 has them twice: text encoder and prior",
+    "prior_ar": "a text encoder of 1.3B, 24 blocks of width 1664 with cross-attention of 1.1B, and code tables of "
+    "1.1B: 319 components x 1,024 buckets x 1664 to read, and to predict",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """One network and its training; what is counted of a sample is forward and backward together."""
+
+    part: str
+    num_parameters: int
+    flops: int  # of a sample: matrix products, attention and convolutions, 2 a multiplication with addition
+    activation_bytes: int  # of a sample: what is kept for the backward pass, in bf16
+    num_samples: int  # steps x batch; 0 where nothing is trained
+
+    @property
+    def state_bytes(self) -> int:
+        """Weights, average, gradients and optimiser."""
+        return STATE_BYTES * self.num_parameters
+
+    @property
+    def gpu_hours(self) -> float:
+        """Hours of one GPU of GPU_FLOPS at UTILISATION."""
+        return self.flops * self.num_samples / (GPU_FLOPS * UTILISATION) / 3600
+
+    @property
+    def remark(self) -> str:
+        """Why the size is not the paper's; nothing where it is within 10 %, or where nobody claims that it is."""
+        theirs = PAPER_PARAMETERS.get(self.part)
+        if theirs is None or abs(self.num_parameters / theirs - 1) <= 0.1:
+            return ""
+        return WHY_ANOTHER_SIZE.get(self.part, "")
+
+
+def network_costs(pipeline: Any) -> list[Cost]:
+    """Every network of a `flows.config.Pipeline`, built at full size without allocating it.
+
+    A CLIP trained here is counted with open_clip's whole vocabulary; training keeps only the tokens it sees.
+    """
+    spec = clip_spec(pipeline.clip)
+    dim, context = spec.embed_dim, spec.context
+    num_codes = pipeline.pca.num_components or dim
+    sizes = {"embed_dim": dim, "vocab_size": FULL_VOCABULARY, "context": context}
+    with torch.device("meta"):
+        one, tokens, embedding = (torch.zeros(1, *s) for s in ((), (context,), (dim,)))
+        one, tokens = one.long(), tokens.long()
+        codes = torch.zeros(1, num_codes).long()
+        clip = build_network(spec.model_cfg)
+        diffusion = DiffusionPrior(pipeline.prior_diffusion.network, **sizes)
+        pca = Pca(dim, num_codes, pipeline.pca.num_buckets)
+        ar = ArPrior(pipeline.prior_ar.network, pca, **sizes)
+        decoder = Decoder(pipeline.decoder.network, **sizes)
+        photo, picture = (_picture(px) for px in (spec.image_px, pipeline.decoder.network.image_px))
+        upsamplers = {name: Upsampler(getattr(pipeline, name).network) for name in ("upsampler_mid", "upsampler_top")}
+        crops = {name: _picture(upsampler.crop_px) for name, upsampler in upsamplers.items()}
+    calls: dict[str, tuple[nn.Module, Sequence[Tensor]]] = {
+        "clip": (clip, (photo, tokens)),
+        "prior_diffusion": (diffusion, (embedding, one, embedding, tokens)),
+        "prior_ar": (ar, (one, codes, embedding, tokens)),
+        "decoder": (decoder, (picture, one, embedding, tokens)),
+        **{name: (network, (crops[name], one, crops[name])) for name, network in upsamplers.items()},
+    }
+    found = []
+    for part, (network, inputs) in calls.items():
+        flops, activation_bytes = measure(network, inputs)
+        train = getattr(getattr(pipeline, part), "train", None)
+        found.append(
+            Cost(
+                part=part,
+                num_parameters=count_parameters(network),
+                flops=flops,
+                activation_bytes=activation_bytes,
+                num_samples=train.num_steps * train.batch_size if train else 0,
+            )
+        )
+    return found
+
+
+def measure(network: nn.Module, inputs: Sequence[Tensor]) -> tuple[int, int]:
+    """FLOPs of a call and its backward pass, and bytes that the call keeps for it, halved: they are counted in float32.
+
+    What two operations keep is counted once; weights are not counted.
+    """
+    own = {p.untyped_storage()._cdata for p in network.parameters()}
+    kept: dict[int, Any] = {}  # storages, held so that none takes another's place
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage
+        return tensor
+
+    with FlopCounterMode(display=False) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            outputs = network(*inputs)
+        sum(output.sum() for output in _tensors(outputs)).backward()
+    return counter.get_total_flops(), sum(storage.nbytes() for storage in kept.values()) // 2
+
+
+def clip_spec(stage: ClipStage) -> ClipSpec:
+    """What a pipeline's CLIP is, trained here or named."""
+    if stage.network is not None:
+        return ClipSpec.from_config(stage.network, range(FULL_VOCABULARY))
+    assert stage.pretrained is not None
+    return ClipSpec.from_name(stage.pretrained.partition(":")[0])
+
+
+def _picture(px: int) -> Tensor:
+    return torch.zeros(1, 3, px, px)
+
+
+def _tensors(outputs: Any) -> list[Tensor]:
+    return [outputs] if isinstance(outputs, Tensor) else [o for o in outputs if isinstance(o, Tensor)]

@@ -1,0 +1,52 @@
+"""What networks cost, against counts by hand."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from flows.config import load_pipeline
+from tasks.costs import PAPER_PARAMETERS, Cost, measure, network_costs
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def paper(tmp_path_factory):
+    urls = tmp_path_factory.mktemp("urls") / "urls.csv"
+    urls.write_text("url,caption\nhttp://localhost/a.png,a picture\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNCLIP_URLS", str(urls))
+        pipeline = load_pipeline(ROOT / "pipelines.yaml", "paper")
+    return {cost.part: cost for cost in network_costs(pipeline)}
+
+
+def test_a_network_is_measured_by_its_products_and_by_what_it_keeps():
+    with torch.device("meta"):
+        network, x = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 2)), torch.zeros(4, 8)
+        flops, num_bytes = measure(network, [x])
+    first, second = 2 * 4 * 8 * 16, 2 * 4 * 16 * 2
+    assert flops == 2 * first + 3 * second  # forward, by weights, and by the hidden layer
+    assert num_bytes == (4 * 8 + 4 * 16) * 2  # the input; what ReLU gives, which two of them keep, once
+
+
+def test_what_differs_from_the_papers_size_is_explained(paper):
+    assert set(paper) == {"clip", *PAPER_PARAMETERS}
+    differing = {
+        part for part, theirs in PAPER_PARAMETERS.items() if abs(paper[part].num_parameters / theirs - 1) > 0.1
+    }
+    assert differing == {part for part, cost in paper.items() if cost.remark} == {"prior_diffusion", "prior_ar"}
+
+
+def test_a_transformer_costs_six_operations_a_weight_and_token_and_its_attention(paper):
+    width, depth, tokens = 2048, 24, 256
+    weights = 12 * width**2 * depth * (tokens + tokens + 4)  # caption encoder, then caption, zt, time, noised, query
+    attention = 2 * width * depth * (tokens**2 + (tokens + 4) ** 2)
+    assert paper["prior_diffusion"].flops == pytest.approx(6 * (weights + attention), rel=0.01)
+    assert paper["prior_diffusion"].num_samples == 600_000 * 4096  # App. C, table 3
+
+
+def test_hours_follow_from_operations():
+    cost = Cost(part="decoder", num_parameters=10, flops=989 * 10**12, activation_bytes=0, num_samples=3600)
+    assert cost.gpu_hours == pytest.approx(1 / 0.4) and cost.state_bytes == 200
