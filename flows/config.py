@@ -91,11 +91,15 @@ class Pipeline(BaseModel):
             yield "download", "is needed: the source is a URL list"
         if not self.source.urls and self.download is not None:
             yield "download", "has no effect: the source is not a URL list"
-        decoder, prior = self.decoder.network.num_steps, self.prior_diffusion.network.num_steps
-        upsampler = min(mid.num_steps, top.num_steps)
-        for name, most in (("decoder_steps", decoder), ("prior_steps", prior), ("upsampler_steps", upsampler)):
-            if (steps := getattr(self.assemble, name)) > most:
-                yield f"assemble.{name}", f"must be at most the {most} steps that were trained, got {steps}"
+        prior, decoder = self.prior_diffusion.network.num_steps, self.decoder.network.num_steps
+        trained = {"prior": prior, "decoder": decoder, "mid": mid.num_steps, "top": top.num_steps}
+        for name, most in trained.items():
+            if (steps := getattr(self.assemble, f"{name}_steps")) > most:
+                yield f"assemble.{name}_steps", f"must be at most the {most} steps that were trained, got {steps}"
+        tile = self.assemble.tile_px
+        for multiple in (u.unet.patch * 2 ** (len(u.unet.multiples) - 1) for u in (mid, top)):
+            if tile is not None and (tile < multiple or tile % multiple):
+                yield "assemble.tile_px", f"must be a multiple of {multiple}, got {tile}"
         dim = self.clip.network.embed_dim if self.clip.network else None
         if dim and (self.pca.num_components or 0) > dim:
             yield "pca.num_components", f"must be at most clip.network.embed_dim {dim}, got {self.pca.num_components}"

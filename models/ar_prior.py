@@ -85,6 +85,13 @@ class ArPrior(nn.Module):
         x = self.norm(x)
         return self.dot_out(x[:, 0]), torch.einsum("bkw,kqw->bkq", x[:, 1:], self.code_out.to(x.dtype))
 
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """What `forward` takes for one embedding, on the meta device."""
+        counts = (self.pca.num_components, len(self.caption.position))
+        with torch.device("meta"):
+            codes, tokens = (torch.zeros(1, count, dtype=torch.long) for count in counts)
+            return codes[:, 0], codes, torch.zeros(1, len(self.pca.mean)), tokens
+
     def loss(
         self, zi: Tensor, zt: Tensor, tokens: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:

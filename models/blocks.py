@@ -217,6 +217,9 @@ class ResBlock(nn.Module):
         return self.skip(x) + self.conv_out(self.dropout(h))
 
 
+BLOCKS = (TransformerBlock, ResBlock)  # what networks repeat: compiled, or recomputed, one by one
+
+
 def resize_by_two(x: Tensor, direction: str) -> Tensor:
     """A feature map of half ("down", averaged) or double ("up", repeated) the side."""
     if direction == "down":

@@ -147,6 +147,12 @@ class Clip(nn.Module):
         """Unit image and text embeddings, (B, D) each."""
         return F.normalize(self.encode_image(images), dim=-1), F.normalize(self.encode_text(tokens), dim=-1)
 
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """What `forward` takes for one pair, on the meta device."""
+        px, length = self.spec.image_px, self.spec.context
+        with torch.device("meta"):
+            return torch.zeros(1, px, px, 3, dtype=torch.uint8), torch.zeros(1, length, dtype=torch.long)
+
     def loss(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The symmetric contrastive loss of a batch of pairs, and the share of images that find their caption.
 

@@ -84,6 +84,13 @@ class Decoder(nn.Module):
         """The noise in xt and the variance channels; t: (B,); tokens: (B, L); drop masks: (B,) bool or None."""
         return self.predict(xt, t, self.condition(zi, tokens, drop_image, drop_caption))
 
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """What `forward` takes for one picture, on the meta device."""
+        px, dim, length = self.config.image_px, len(self.null_image), len(self.caption.position)
+        with torch.device("meta"):
+            one, tokens = torch.zeros(1, dtype=torch.long), torch.zeros(1, length, dtype=torch.long)
+            return torch.zeros(1, 3, px, px), one, torch.zeros(1, dim), tokens
+
     def loss(
         self, x0: Tensor, zi: Tensor, tokens: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:

@@ -65,6 +65,13 @@ class DiffusionPrior(nn.Module):
             x = block(x, mask, causal=True)
         return self.out(self.norm(x[:, -1]))
 
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """What `forward` takes for one embedding, on the meta device."""
+        with torch.device("meta"):
+            one, tokens = torch.zeros(1, dtype=torch.long), torch.zeros(1, len(self.caption.position), dtype=torch.long)
+            embedding = torch.zeros(1, self.embed_dim)
+            return embedding, one, embedding, tokens
+
     def network(self, zt: Tensor, tokens: Tensor, drop: Tensor | None = None) -> Network:
         """`forward` with its conditions given, for samplers: what comes before the timestep is computed once."""
         x, mask = self._condition(zt, tokens, drop)

@@ -34,6 +34,7 @@ class Rendering:
     guidance: float = 2.0  # of the decoder; 1 is off
     mid_steps: int = 27  # App. C, table 3
     top_steps: int = 15  # App. C, table 3
+    tile_px: int | None = None  # side of the tiles that upsamplers work in; None is the whole picture
 
 
 class Stack(nn.Module):
@@ -108,8 +109,9 @@ class Stack(nn.Module):
     ) -> Tensor:
         """The decoder's pictures at the last upsampler's size."""
         how = rendering or Rendering()
-        middle = self.mid.sample(low, generator, num_steps=how.mid_steps)
-        return self.top.sample(middle.float(), generator, num_steps=how.top_steps).float().clamp(-1, 1)
+        middle = self.mid.sample(low, generator, num_steps=how.mid_steps, tile_px=how.tile_px)
+        top = self.top.sample(middle.float(), generator, num_steps=how.top_steps, tile_px=how.tile_px)
+        return top.float().clamp(-1, 1)
 
     def generate(
         self,

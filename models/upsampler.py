@@ -3,6 +3,8 @@
 B batch, h low side, P high side, p side of a training crop. Images are float32 (B, 3, side, side) in [-1, 1].
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,7 @@ from models.degrade import degrade, resize, to_grid
 from models.diffusion import draw_noise, draw_timesteps, eps_of_v, level, noise_error, predict_eps, q_sample
 from models.samplers import ddim, eps_denoiser
 from models.schedule import named_schedule, respaced
+from models.tiles import tiled
 from models.unet import UNet
 
 
@@ -41,6 +44,11 @@ class Upsampler(nn.Module):
         if self.config.prediction == "x0":
             return predict_eps(xt, resized_low + given.float(), alpha_bar)
         return eps_of_v(xt, given.float() - (1 - alpha_bar) ** 0.5 * resized_low, alpha_bar)
+
+    def example_inputs(self) -> tuple[Tensor, ...]:
+        """What `forward` takes for one training crop, on the meta device."""
+        picture = torch.zeros(1, 3, self.crop_px, self.crop_px, device="meta")
+        return picture, torch.zeros(1, dtype=torch.long, device="meta"), picture
 
     def loss(self, high: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Noise error at random levels on crops of pictures (B, 3, P, P), their low resolution degraded at random."""
@@ -74,17 +82,27 @@ class Upsampler(nn.Module):
         num_steps: int = 27,
         eta: float = 0.0,
         noise: Tensor | None = None,
+        tile_px: int | None = None,
     ) -> Tensor:
-        """Larger pictures from low-resolution ones of any side, by DDIM, in the configured ratio."""
+        """Larger pictures from low-resolution ones of any side, by DDIM, in the configured ratio.
+
+        tile_px: side of the tiles that a step works through one after another where memory asks for it.
+        """
         px = min(low.shape[-2:]) * self.config.high_px // self.config.low_px
         resized_low = resize(to_grid(low), px)
         noise = draw_noise(resized_low, generator) if noise is None else noise
 
         def network(x: Tensor, t: Tensor) -> tuple[Tensor, None]:
-            return self(x, t, resized_low), None
+            if tile_px is None or tile_px >= max(x.shape[-2:]):
+                return self(x, t, resized_low), None
+            step = partial(self._at, t)
+            return tiled(step, x, resized_low, px=tile_px, multiple=self.unet.min_multiple), None
 
         denoiser = eps_denoiser(network, self.schedule, clamp=True)
         return ddim(denoiser, noise, respaced(self.schedule, num_steps), generator, eta=eta)
+
+    def _at(self, t: Tensor, xt: Tensor, resized_low: Tensor) -> Tensor:
+        return self(xt, t, resized_low)
 
 
 def random_crop(images: Tensor, px: int, generator: torch.Generator) -> Tensor:

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
+from open_clip.transformer import ResidualAttentionBlock
 from torch import Generator, Tensor, nn
 
 from models.clip import Clip, ClipSpec
@@ -105,6 +106,8 @@ def job(ctx: Context) -> Job:
         train=config.train,
         validate=(lambda model: validate(model, held.validation)) if len(held.validation) else None,
         finish=lambda model, out: finish(model, out, held, config.min_zero_shot),
+        blocks=(ResidualAttentionBlock,),
+        example=clip.example_inputs(),
     )
 
 

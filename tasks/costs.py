@@ -1,21 +1,19 @@
 """What the networks of a pipeline cost to train, found on the meta device: no memory, any size."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from models.ar_prior import ArPrior
-from models.clip import ClipSpec, build_network
+from models.clip import Clip, ClipSpec
 from models.decoder import Decoder
 from models.diffusion_prior import DiffusionPrior
 from models.pca import Pca
 from models.upsampler import Upsampler
 from tasks.config import ClipStage
 from tasks.files import count_parameters
+from unclip.training.flops import measure
 
 FULL_VOCABULARY = 49_408  # open_clip's byte-pair vocabulary
 STATE_BYTES = 20  # a parameter: weight, gradient, average and Adam's two moments, float32 each
@@ -74,27 +72,18 @@ def network_costs(pipeline: Any) -> list[Cost]:
     num_codes = pipeline.pca.num_components or dim
     sizes = {"embed_dim": dim, "vocab_size": FULL_VOCABULARY, "context": context}
     with torch.device("meta"):
-        one, tokens, embedding = (torch.zeros(1, *s) for s in ((), (context,), (dim,)))
-        one, tokens = one.long(), tokens.long()
-        codes = torch.zeros(1, num_codes).long()
-        clip = build_network(spec.model_cfg)
-        diffusion = DiffusionPrior(pipeline.prior_diffusion.network, **sizes)
         pca = Pca(dim, num_codes, pipeline.pca.num_buckets)
-        ar = ArPrior(pipeline.prior_ar.network, pca, **sizes)
-        decoder = Decoder(pipeline.decoder.network, **sizes)
-        photo, picture = (_picture(px) for px in (spec.image_px, pipeline.decoder.network.image_px))
-        upsamplers = {name: Upsampler(getattr(pipeline, name).network) for name in ("upsampler_mid", "upsampler_top")}
-        crops = {name: _picture(upsampler.crop_px) for name, upsampler in upsamplers.items()}
-    calls: dict[str, tuple[nn.Module, Sequence[Tensor]]] = {
-        "clip": (clip, (photo, tokens)),
-        "prior_diffusion": (diffusion, (embedding, one, embedding, tokens)),
-        "prior_ar": (ar, (one, codes, embedding, tokens)),
-        "decoder": (decoder, (picture, one, embedding, tokens)),
-        **{name: (network, (crops[name], one, crops[name])) for name, network in upsamplers.items()},
-    }
+        networks: dict[str, Clip | DiffusionPrior | ArPrior | Decoder | Upsampler] = {
+            "clip": Clip(spec),
+            "prior_diffusion": DiffusionPrior(pipeline.prior_diffusion.network, **sizes),
+            "prior_ar": ArPrior(pipeline.prior_ar.network, pca, **sizes),
+            "decoder": Decoder(pipeline.decoder.network, **sizes),
+            "upsampler_mid": Upsampler(pipeline.upsampler_mid.network),
+            "upsampler_top": Upsampler(pipeline.upsampler_top.network),
+        }
     found = []
-    for part, (network, inputs) in calls.items():
-        flops, activation_bytes = measure(network, inputs)
+    for part, network in networks.items():
+        flops, activation_bytes = measure(network, network.example_inputs())
         train = getattr(getattr(pipeline, part), "train", None)
         found.append(
             Cost(
@@ -108,38 +97,9 @@ def network_costs(pipeline: Any) -> list[Cost]:
     return found
 
 
-def measure(network: nn.Module, inputs: Sequence[Tensor]) -> tuple[int, int]:
-    """FLOPs of a call and its backward pass, and bytes that the call keeps for it, halved: they are counted in float32.
-
-    What two operations keep is counted once; weights are not counted.
-    """
-    own = {p.untyped_storage()._cdata for p in network.parameters()}
-    kept: dict[int, Any] = {}  # storages, held so that none takes another's place
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage
-        return tensor
-
-    with FlopCounterMode(display=False) as counter:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            outputs = network(*inputs)
-        sum(output.sum() for output in _tensors(outputs)).backward()
-    return counter.get_total_flops(), sum(storage.nbytes() for storage in kept.values()) // 2
-
-
 def clip_spec(stage: ClipStage) -> ClipSpec:
     """What a pipeline's CLIP is, trained here or named."""
     if stage.network is not None:
         return ClipSpec.from_config(stage.network, range(FULL_VOCABULARY))
     assert stage.pretrained is not None
     return ClipSpec.from_name(stage.pretrained.partition(":")[0])
-
-
-def _picture(px: int) -> Tensor:
-    return torch.zeros(1, 3, px, px)
-
-
-def _tensors(outputs: Any) -> list[Tensor]:
-    return [outputs] if isinstance(outputs, Tensor) else [o for o in outputs if isinstance(o, Tensor)]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
+from models.blocks import BLOCKS
 from models.decoder import Decoder
 from tasks.context import Context
 from tasks.train import run
@@ -32,8 +33,9 @@ def job(ctx: Context) -> Job:
         (out / "config.json").write_text(json.dumps({"network": asdict(network), **shape}, indent=1))
         return {"train_rows": len(rows), "validation_rows": len(held)}
 
+    model = Decoder(network, **shape)
     return Job(
-        model=Decoder(network, **shape),
+        model=model,
         loss=loss,
         batch=rows.batch,
         num_rows=len(rows),
@@ -41,6 +43,8 @@ def job(ctx: Context) -> Job:
         train=train,
         validate=validation(loss, held.batch, len(held), train.batch_size, ctx.device),
         finish=finish,
+        blocks=BLOCKS,
+        example=model.example_inputs(),
     )
 
 

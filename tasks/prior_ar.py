@@ -7,6 +7,7 @@ import numpy as np
 from torch import Generator, Tensor, nn
 
 from models.ar_prior import ArPrior
+from models.blocks import BLOCKS
 from tasks import train
 from tasks.config import PriorArStage
 from tasks.context import Context
@@ -43,6 +44,8 @@ def job(ctx: Context) -> Job:
         train=config.train,
         validate=validate,
         finish=finish,
+        blocks=BLOCKS,
+        example=model.example_inputs(),
     )
 
 

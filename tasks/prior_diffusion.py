@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Generator, Tensor, nn
 
+from models.blocks import BLOCKS
 from models.diffusion_prior import DiffusionPrior
 from tasks import train
 from tasks.config import PriorDiffusionStage
@@ -30,8 +31,9 @@ def job(ctx: Context) -> Job:
         save_network(out, config.network, **sizes)
         return {}
 
+    model = DiffusionPrior(config.network, **sizes)
     return Job(
-        model=DiffusionPrior(config.network, **sizes),
+        model=model,
         loss=loss,
         batch=rows.batch,
         num_rows=len(rows.table),
@@ -39,6 +41,8 @@ def job(ctx: Context) -> Job:
         train=config.train,
         validate=validate,
         finish=finish,
+        blocks=BLOCKS,
+        example=model.example_inputs(),
     )
 
 

@@ -52,8 +52,9 @@ def rendering_of(sampling: AssembleConfig, guidance: float | None = None) -> Ren
         decoder_steps=sampling.decoder_steps,
         decoder_sampler=sampling.decoder_sampler,
         guidance=sampling.guidance if guidance is None else guidance,
-        mid_steps=sampling.upsampler_steps,
-        top_steps=sampling.upsampler_steps,
+        mid_steps=sampling.mid_steps,
+        top_steps=sampling.top_steps,
+        tile_px=sampling.tile_px,
     )
 
 

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from torch import Generator, Tensor, nn
 
+from models.blocks import BLOCKS
 from models.upsampler import Upsampler
 from tasks.context import Context
 from unclip.data.pictures import Pictures, to_unit_range
@@ -29,8 +30,9 @@ def upsampler_job(ctx: Context) -> Job:
         (out / "config.json").write_text(json.dumps({"network": asdict(network)}, indent=1))
         return {"train_rows": len(rows), "validation_rows": len(held)}
 
+    model = Upsampler(network)
     return Job(
-        model=Upsampler(network),
+        model=model,
         loss=loss,
         batch=rows.batch,
         num_rows=len(rows),
@@ -38,6 +40,8 @@ def upsampler_job(ctx: Context) -> Job:
         train=train,
         validate=validation(loss, held.batch, len(held), train.batch_size, ctx.device),
         finish=finish,
+        blocks=BLOCKS,
+        example=model.example_inputs(),
     )
 
 

@@ -16,7 +16,7 @@ RUN = ("run", "shrunken", *(word for setting in SETTINGS for word in ("--set", s
 
 def at_work(store, stage):
     """Partial folders in which the stage's worker has a checkpoint."""
-    for checkpoint in store.glob("partial/*/work/checkpoint.safetensors"):
+    for checkpoint in store.glob("partial/*/work/checkpoint-*.safetensors"):
         with suppress(FileNotFoundError):  # published meanwhile
             if json.loads((checkpoint.parent / "context.json").read_text())["stage"] == stage:
                 yield checkpoint

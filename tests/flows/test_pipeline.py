@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from flows.graph import STAGES
+from tests.flows.golden import GOLDEN, losses_of
+from tests.flows.golden import STAGES as TRAINED_STAGES
 from unclip.prefect_server import running_url, start_server
 from unclip.report.grid import GAP_PX, MIN_TILE_PX, TEXT_PX
 from unclip.store import Store
@@ -105,9 +107,16 @@ def test_a_plan_names_the_setting_that_changed(ran, shared):
 
 
 def test_a_plan_expects_twice_the_samples_to_take_twice_as_long(ran, shared, store):
-    plans = json.loads(shared("plan", "shrunken", "--set", "decoder.train.num_steps=12", "--json").stdout)
+    plans = json.loads(shared("plan", "shrunken", "--set", "decoder.train.num_steps=40", "--json").stdout)
     (expected,) = [p["seconds"] for p in plans if p["stage"] == "decoder"]
     assert expected == pytest.approx(2 * artifact(store, "decoder").manifest()["seconds"], abs=0.1)
+
+
+@pytest.mark.parametrize("stage", TRAINED_STAGES)
+def test_twenty_steps_of_a_stage_lose_what_they_did(store, stage):
+    losses, golden = losses_of(store.root)[stage], json.loads(GOLDEN.read_text())[stage]
+    assert len(losses) == 20
+    assert losses == pytest.approx(golden, rel=2e-3)  # another processor rounds otherwise
 
 
 def test_mlflow_shows_each_stage_below_its_run(store):

@@ -1,5 +1,7 @@
 """Upsamplers and the degradations they learn to undo."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from models.config import UNetConfig, UpsamplerConfig
 from models.degrade import blur, bsr_full, bsr_light, convolve, degrade, gaussian_kernels, resize, to_grid
 from models.diffusion import noise_error, predict_x0, q_sample
 from models.schedule import cosine_schedule
+from models.tiles import starts, tiled
 from models.unet import MapAttention
 from models.upsampler import Upsampler, random_crop
 
@@ -184,3 +187,50 @@ def test_the_error_of_x0_is_that_of_the_picture_the_noise_implies():
     alpha_bar = schedule.alpha_bar[t].float().reshape(2, 1, 1, 1)
     expected = (predict_x0(q_sample(x0, t, noise, schedule), eps, alpha_bar) - x0).square().mean()
     assert torch.allclose(noise_error(eps, noise, t, schedule, "x0"), expected, rtol=1e-4)
+
+
+def test_tiles_cover_a_side_and_share_a_quarter_with_their_neighbours():
+    for side, px, multiple in ((64, 16, 4), (100, 32, 4), (16, 16, 8), (24, 32, 8)):
+        places = starts(side, px, multiple)
+        assert places[0] == 0 and places[-1] + px >= side and all(place % multiple == 0 for place in places)
+        assert all(0 < after - before <= 0.75 * px for before, after in pairwise(places))
+
+
+def test_tiles_of_a_network_that_looks_at_one_pixel_are_the_whole():
+    x, low = random_maps(2, 40, seed=1), random_maps(2, 40, seed=2)
+    network = lambda x, low: 2 * x - low  # noqa: E731
+    torch.testing.assert_close(tiled(network, x, low, px=16, multiple=2), network(x, low))
+
+
+def test_no_network_sees_more_than_a_tile():
+    sides = []
+    model = lively()
+    forward = model.unet.forward
+    model.unet.forward = lambda x, *others: sides.append(x.shape[-1]) or forward(x, *others)
+    model.sample(pictures(1, 24), seeded(), num_steps=2, tile_px=16)
+    assert set(sides) == {16} and len(sides) == 2 * 4**2  # of 48 pixels
+
+
+def test_tiles_leave_no_seam():
+    model, low = lively(), pictures(2, 32)
+    made = model.sample(low, seeded(), num_steps=4, tile_px=32)
+    jumps = (made[..., 1:] - made[..., :-1]).abs().mean(dim=(0, 1, 2))  # (63,), between neighbouring columns
+    edges = [place for start in starts(64, 32, 2) for place in (start - 1, start + 31) if 0 <= place < 63]
+    assert float(jumps[edges].mean()) < 1.1 * float(jumps.mean())
+    assert made.shape == (2, 3, 64, 64) and float((made - model.sample(low, seeded(), num_steps=4)).abs().mean()) < 0.1
+
+
+def test_a_tile_that_the_levels_cannot_halve_is_refused():
+    with pytest.raises(ValueError, match="tile_px must be a multiple of 2, got 15"):
+        upsampler().sample(pictures(1, 24), seeded(), num_steps=2, tile_px=15)
+
+
+def random_maps(count, px, seed):
+    return torch.randn(count, 3, px, px, generator=seeded(seed))
+
+
+def lively():
+    """An upsampler whose last convolution is not zero."""
+    model = upsampler(prediction="x0")
+    torch.nn.init.normal_(model.unet.conv_out.weight, std=0.05)
+    return model

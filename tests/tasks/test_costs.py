@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from flows.config import load_pipeline
-from tasks.costs import PAPER_PARAMETERS, Cost, measure, network_costs
+from tasks.costs import PAPER_PARAMETERS, Cost, network_costs
+from unclip.training.flops import measure
 
 ROOT = Path(__file__).parents[2]
 

@@ -50,7 +50,7 @@ from unclip.store import Build, Store
 DIM, CONTEXT, ROWS = 16, 40, 60
 CAPTION = CaptionEncoderConfig(width=16, depth=1, heads=2)
 UNET = UNetConfig(channels=8, multiples=(1,), depth=1, head_channels=8)
-SAMPLING = AssembleConfig(prior_steps=2, decoder_steps=2, upsampler_steps=2)
+SAMPLING = AssembleConfig(prior_steps=2, decoder_steps=2, mid_steps=2, top_steps=2)
 SMALL = {"num_captions": 12, "num_reference": 20, "num_shown": 3, "num_draws": 2}
 CONFIG = EvaluateConfig(**SMALL, batch_size=5, precision="fp32", targets={"single_accuracy": 0.7})
 CONDITIONINGS = ("true_embedding", "prior_diffusion", "prior_ar", "prior_linear", "text_embedding", "caption_only")

@@ -121,10 +121,10 @@ def with_ranks(ctx: Context, num_ranks: int, **changes: Any) -> Context:
 
 
 def end_when_there(ctx: Context, tmp_path: Path, name: str, number: int) -> float:
-    """Builds in another process and signals that when the file has content; the seconds it then took to end."""
+    """Builds in another process, signalled when a file of that pattern has content; the seconds it then took."""
     (tmp_path / "context.json").write_text(ctx.to_json())
     parent = subprocess.Popen([sys.executable, "-c", BUILD, str(tmp_path / "context.json")], stderr=subprocess.DEVNULL)
-    while not ((ctx.out / name).exists() and (ctx.out / name).stat().st_size):
+    while not any(path.stat().st_size for path in ctx.out.glob(name)):
         assert parent.poll() is None
         time.sleep(0.001)
     start = time.monotonic()
@@ -159,14 +159,14 @@ def test_sigkill_of_everything_then_again_equals_undisturbed(decoder: Context, t
     decoder = with_ranks(decoder, num_ranks)
     run(decoder)
     killed = replace(decoder, out=tmp_path / "killed")
-    end_when_there(killed, tmp_path, WORK + "/checkpoint.safetensors", signal.SIGKILL)
+    end_when_there(killed, tmp_path, WORK + "/checkpoint-*.safetensors", signal.SIGKILL)
     run(killed)
     assert published(killed) == published(decoder)
 
 
 def test_what_two_ranks_began_one_finishes(decoder: Context, tmp_path: Path) -> None:
     both = with_ranks(decoder, 2, checkpoint_every=10)
-    end_when_there(both, tmp_path, WORK + "/checkpoint.safetensors", signal.SIGKILL)
+    end_when_there(both, tmp_path, WORK + "/checkpoint-*.safetensors", signal.SIGKILL)
     while workers_on(decoder):
         time.sleep(0.05)
     begun = curve_of(decoder)
@@ -205,7 +205,8 @@ def test_ctrl_c_keeps_the_steps_done(decoder: Context, tmp_path: Path, num_ranks
     assert seconds < 5
     assert "stopped at step" in (endless.out / WORK / "log.txt").read_text()
     assert not workers_on(endless)
-    with safe_open(endless.out / WORK / "checkpoint.safetensors", framework="pt") as file:
+    (checkpoint,) = (endless.out / WORK).glob("checkpoint-*.safetensors")
+    with safe_open(checkpoint, framework="pt") as file:
         assert json.loads(file.metadata()["state"])["step"] >= 1
 
 

@@ -25,18 +25,23 @@ class TrainConfig:
     ema_decay: float = 0.999  # after a warm-up: min(ema_decay, (1 + step) / (10 + step))
     ranks: int = neutral(1)  # processes that share every batch: GPUs, or cores that one process would leave idle
     accumulate: int = neutral(1)  # parts that a rank works through its batch in, for what fits the memory
+    sam_rho: float = 0.0  # radius of sharpness-aware minimisation, which doubles a step; 0 is off, App. C: CLIP 0.1
+    recompute: bool = neutral(False)  # blocks' activations are computed again for the backward pass: less memory
+    compile: bool = neutral(False)  # torch.compile of each block
     precision: str = "bf16"  # autocast: "bf16", or "fp32"
     channels_last: bool = False
     checkpoint_every: int = neutral(500)  # steps
+    keep_last: int = neutral(1)  # checkpoints; a run goes on from the newest
+    keep_best: bool = False  # the average with the least validation loss too, as `best.safetensors`
     validate_every: int = 500  # steps; 0 is at the end only
     log_every: int = 20  # steps
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "checkpoint_every", "log_every", "ranks", "accumulate"):
+        for name in ("num_steps", "batch_size", "checkpoint_every", "log_every", "ranks", "accumulate", "keep_last"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, ">= 1")
         for name in ("learning_rate", "eps"):
             _check(name, getattr(self, name), getattr(self, name) > 0, "> 0")
-        for name in ("weight_decay", "clip_norm", "validate_every"):
+        for name in ("weight_decay", "clip_norm", "validate_every", "sam_rho"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, ">= 0")
         for name in ("beta1", "beta2", "ema_decay"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")

@@ -34,7 +34,11 @@ class Job:
     train: TrainConfig
     validate: Callable[[nn.Module], dict[str, float]] | None
     finish: Callable[[nn.Module, Path], dict[str, Any]]
+    blocks: tuple[type[nn.Module], ...] = ()  # that the network repeats: compiled or recomputed one by one
+    example: tuple[Tensor, ...] | None = None  # what the model takes for one row, on the meta device
 
     def __post_init__(self) -> None:
         if self.num_rows < 1:
             raise ValueError("there is no row to train on: every row was dropped or held out")
+        if self.train.keep_best and self.validate is None:
+            raise ValueError("train.keep_best has no effect: there is no row to validate on")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from unclip.training.config import TrainConfig
 from unclip.training.distributed import Ranks
 from unclip.training.job import Batch, Loss
+from unclip.training.sam import ascended
 from unclip.training.schedule import learning_rate
 from unclip.training.seeds import step_seed
 from unclip.training.state import State
@@ -43,15 +44,22 @@ class Step:
 
     def __call__(self, state: State, batch: Batch) -> Figures:
         """Raises: FloatingPointError when loss or gradient is not finite; the weights are as before."""
-        torch.manual_seed(self._seed_of(state.step, "global"))
-        self.generator.manual_seed(self._seed_of(state.step, "loss"))
-        parts = [self._backward(state.model, part) for part in split(batch, self.config.accumulate)]
-        figures = {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
+        figures = self._gradients(state, batch)
+        if self.config.sam_rho:
+            with ascended(state.model, self.config.sam_rho):
+                self._gradients(state, batch)
         self.ranks.average([*gradients_of(state.model), *figures.values()])
         norm = clip_gradients(state.model, self.config.clip_norm)
         check_finite(state.step, figures["loss"], norm)
         state.optimizer.step(learning_rate(self.config, state.step))
         return {**figures, "grad_norm": norm}
+
+    def _gradients(self, state: State, batch: Batch) -> Figures:
+        """Fills the gradients; the batch's figures. The same state draws the same again."""
+        torch.manual_seed(self._seed_of(state.step, "global"))
+        self.generator.manual_seed(self._seed_of(state.step, "loss"))
+        parts = [self._backward(state.model, part) for part in split(batch, self.config.accumulate)]
+        return {name: torch.stack([part[name] for part in parts]).mean(0) for name in parts[0]}
 
     def _backward(self, model: nn.Module, batch: Batch) -> Figures:
         """Adds a part's share to the gradients; its figures."""

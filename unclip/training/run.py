@@ -14,9 +14,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from unclip.training.blocks import prepare
 from unclip.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
 from unclip.training.curve import Curve
 from unclip.training.distributed import Ranks
+from unclip.training.flops import measure, peak_flops
 from unclip.training.job import Batch, Job
 from unclip.training.loop import Figures, Step, autocast, fit
 from unclip.training.order import batch_indices
@@ -50,10 +52,13 @@ class Place:
     device: str
     ranks: Ranks = Ranks()
 
-    @property
-    def checkpoint(self) -> Path:
-        """The one checkpoint."""
-        return self.work / "checkpoint.safetensors"
+    def checkpoint(self, step: int) -> Path:
+        """The checkpoint of a step."""
+        return self.work / f"checkpoint-{step:09d}.safetensors"
+
+    def checkpoints(self) -> list[Path]:
+        """Those that are there, the newest last."""
+        return sorted(self.work.glob("checkpoint-*.safetensors"))
 
 
 def train(job: Job, place: Place, progress: Callable[..., None]) -> dict[str, Any]:
@@ -65,10 +70,13 @@ def train(job: Job, place: Place, progress: Callable[..., None]) -> dict[str, An
     """
     place.work.mkdir(parents=True, exist_ok=True)
     state = new_state(job.model, job.train, place.device)
-    size = load_checkpoint(state, place.checkpoint)["curve_bytes"] if place.checkpoint.exists() else 0
+    record: dict[str, Any] = {"curve_bytes": 0, "best": None}
+    if kept := place.checkpoints():
+        record = load_checkpoint(state, kept[-1])
+    prepare(state.model, job.blocks, job.train)
     place.ranks.wait()  # the checkpoint is read by all before the first of them writes the next
-    curve = Curve(place.out / "curve.jsonl", size) if place.ranks.is_first else None
-    watch = Watch(job, place, curve, state.step, progress)
+    curve = Curve(place.out / "curve.jsonl", record["curve_bytes"]) if place.ranks.is_first else None
+    watch = Watch(job, place, curve, state.step, progress, record["best"])
     step = Step(job.loss, job.train, place.seed, place.device, place.ranks)
     num_threads = max(1, min(MAX_THREADS, num_cores() // place.ranks.count))
     batches = prefetch(_loader(job, place), state.step, job.train.num_steps, AHEAD, num_threads)
@@ -92,13 +100,22 @@ class Watch:
     """What happens between steps: curve, progress, validation, checkpoints, and the end that SIGTERM asks for."""
 
     def __init__(
-        self, job: Job, place: Place, curve: Curve | None, first_step: int, progress: Callable[..., None]
+        self,
+        job: Job,
+        place: Place,
+        curve: Curve | None,
+        first_step: int,
+        progress: Callable[..., None],
+        best: dict[str, float] | None,
     ) -> None:
+        self.best = best  # validation of the average: step and loss, where `keep_best` asks
         self.job, self.place, self.curve, self.progress = job, place, curve, progress
         self.first_step = first_step
         self.is_asked_to_end = False
         self.started = self.told = self.asked = time.monotonic()
         self.waited_s = 0.0
+        self.sample_flops = 0 if job.example is None else measure(job.model, job.example)[0]
+        self.peak_flops = peak_flops(place.device)
 
     def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches, with the time they are waited for counted; the first is the pipeline filling, so it is not."""
@@ -127,9 +144,12 @@ class Watch:
         if validates or state.step % config.log_every == 0:
             curve.append(self._row(state) | (self._validate(state) if validates else {}))
         if is_last or ends or state.step % config.checkpoint_every == 0:
-            save_checkpoint(state, self.place.checkpoint, {"curve_bytes": curve.sync()})
+            record = {"curve_bytes": curve.sync(), "best": self.best}
+            save_checkpoint(state, self.place.checkpoint(state.step), record)
+            for old in self.place.checkpoints()[: -config.keep_last]:
+                old.unlink()
         if is_last or time.monotonic() - self.told > PROGRESS_S:
-            self._tell(state, float(figures["loss"]))
+            self._tell(state, figures)
 
     def _row(self, state: State) -> dict[str, float]:
         means = dict(sorted(state.take_means().items()))  # in one order, resumed or not
@@ -147,26 +167,44 @@ class Watch:
         for name, value in row.items():
             if not math.isfinite(value):
                 raise RuntimeError(f"{self.place.stage}: {name} is {value} at step {state.step}")
+        if self.job.train.keep_best and (self.best is None or row["val_ema_loss"] < self.best["val_ema_loss"]):
+            save_weights(state.average, self.place.out / "best.safetensors")
+            self.best = {"step": state.step, "val_ema_loss": row["val_ema_loss"]}
         return row
 
-    def _tell(self, state: State, loss: float) -> None:
+    def _tell(self, state: State, figures: Figures) -> None:
         self.told = time.monotonic()
-        self.progress(state.step, self.job.train.num_steps, loss=loss, **self._speed(state))
+        now = {name: float(figures[name]) for name in ("loss", "grad_norm")}
+        rate = learning_rate(self.job.train, state.step - 1)
+        told = {**now, "learning_rate": rate, **self._speed(state), **self._memory()}
+        self.progress(state.step, self.job.train.num_steps, **told)
 
     def _speed(self, state: State) -> dict[str, float]:
+        """Since this process began; FLOPs are the network's, forward and backward, whatever is recomputed."""
         seconds = max(time.monotonic() - self.started, 1e-9)
-        steps = state.step - self.first_step
-        return {"steps_per_s": steps / seconds, "data_wait_fraction": self.waited_s / seconds}
+        steps_per_s = (state.step - self.first_step) / seconds
+        speed = {"steps_per_s": steps_per_s, "data_wait_fraction": self.waited_s / seconds}
+        speed["samples_per_s"] = steps_per_s * self.job.train.batch_size
+        if self.sample_flops:
+            speed["flops_per_s"] = speed["samples_per_s"] * self.sample_flops
+            if self.peak_flops:
+                speed["flops_utilisation"] = speed["flops_per_s"] / (self.peak_flops * self.place.ranks.count)
+        return speed
+
+    def _memory(self) -> dict[str, float]:
+        """The peaks of this process."""
+        peak: dict[str, float] = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+        if torch.device(self.place.device).type == "cuda":
+            peak["peak_device_bytes"] = torch.cuda.max_memory_allocated(self.place.device)
+        return peak
 
     def metrics(self, state: State) -> dict[str, Any]:
         """What a finished run tells of itself; the speed is of this process's share of the steps."""
-        peak = {"peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
-        if torch.device(self.place.device).type == "cuda":
-            peak["peak_device_bytes"] = torch.cuda.max_memory_allocated(self.place.device)
         speed = self._speed(state) if state.step > self.first_step else {}
+        best = {f"best_{name}": value for name, value in (self.best or {}).items()}
         num_parameters = sum(p.numel() for p in state.model.parameters())
         counts = {"num_steps": state.step, "num_parameters": num_parameters, "num_ranks": self.place.ranks.count}
-        return {**counts, **speed, **peak}
+        return {**counts, **best, **speed, **self._memory()}
 
 
 def _scores(job: Job, model: nn.Module, place: Place) -> dict[str, float]:

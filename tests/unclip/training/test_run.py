@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -192,7 +193,7 @@ def test_a_batch_can_be_overfitted(tmp_path: Path) -> None:
 
 def test_only_what_is_published_and_one_checkpoint_is_left(tmp_path: Path) -> None:
     run(tmp_path / "out", job())
-    assert sorted(path.name for path in tmp_path.rglob("*.*")) == sorted([*FILES, "checkpoint.safetensors"])
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == sorted([*FILES, "checkpoint-000000012.safetensors"])
 
 
 def test_weights_load_by_name(tmp_path: Path) -> None:
@@ -200,3 +201,58 @@ def test_weights_load_by_name(tmp_path: Path) -> None:
     loaded = network()
     loaded.load_state_dict(load_file(tmp_path / "out/ema.safetensors"), strict=True)
     assert validate(loaded.eval())["loss"] == curve(tmp_path / "out")[-1]["val_ema_loss"]
+
+
+def test_the_newest_checkpoints_are_kept_and_a_run_goes_on_from_any_of_them(
+    tmp_path: Path, undisturbed: dict[str, list[bytes]]
+) -> None:
+    run(tmp_path / "out", job(precision="fp32", checkpoint_every=2, keep_last=3))
+    kept = sorted((tmp_path / "out/work").glob("checkpoint-*"))
+    assert [path.name[11:20] for path in kept] == ["000000008", "000000010", "000000012"]
+    for path in kept[1:]:
+        path.unlink()
+    run(tmp_path / "out", job(precision="fp32", checkpoint_every=2, keep_last=3))
+    assert bytes_of(tmp_path / "out") == undisturbed["fp32"]
+
+
+def test_the_average_with_the_least_validation_loss_is_kept(tmp_path: Path) -> None:
+    losses = {4: 3.0, 8: 1.0, 12: 2.0}
+    averages = {}
+
+    def score(model: nn.Module) -> dict[str, float]:
+        if not any(p.requires_grad for p in model.parameters()):
+            averages[min(set(losses) - set(averages))] = {n: v.clone() for n, v in model.state_dict().items()}
+        return {"loss": losses[max(averages, default=4)]}
+
+    metrics = run(tmp_path / "out", replace(job(keep_best=True), validate=score))
+    best = load_file(tmp_path / "out/best.safetensors")
+    assert metrics["best_step"] == 8 and metrics["best_val_ema_loss"] == 1.0
+    assert all(value.equal(averages[8][name]) for name, value in best.items())
+
+
+def test_a_killed_run_remembers_the_best(tmp_path: Path) -> None:
+    whole = run(tmp_path / "whole", job(keep_best=True))
+    for step in (6, 5):
+        with pytest.raises(Killed):
+            run(tmp_path / "killed", job(loss_that(kill, step), keep_best=True))
+    assert run(tmp_path / "killed", job(keep_best=True))["best_step"] == whole["best_step"]
+    for name in ("best.safetensors", *FILES):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_best_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"train.keep_best has no effect: there is no row to validate on"):
+        replace(job(keep_best=True), validate=None)
+
+
+def test_what_is_told_between_steps(tmp_path: Path) -> None:
+    told: list[dict[str, float]] = []
+    place = Place(stage="toy", out=tmp_path, work=tmp_path / "work", seed=3, device="cpu")
+    example = (torch.zeros(1, 8, device="meta"),)
+    metrics = train(replace(job(), example=example), place, lambda done, total, **figures: told.append(figures))
+    last = told[-1]
+    assert {"loss", "grad_norm", "learning_rate", "data_wait_fraction", "peak_memory_bytes"} <= last.keys()
+    assert last["samples_per_s"] == pytest.approx(4 * last["steps_per_s"])
+    flops = 2 * (2 * 8 * 16) + 3 * (2 * 16 * 8)  # forward and by weights; by the hidden layer too
+    assert last["flops_per_s"] == pytest.approx(flops * last["samples_per_s"])
+    assert "flops_utilisation" not in metrics  # nobody knows the peak of this device
