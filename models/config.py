@@ -194,8 +194,8 @@ class DecoderConfig:
     num_image_tokens: int = 4  # §2.1
     image_drop_prob: float = 0.1  # §2.1
     caption_drop_prob: float = 0.5  # §2.1
-    image_noise: float = 0.0  # greatest length of the noise beside a unit zi in training; 0 is the paper's: none
-    snr_gamma: float | None = None  # of `min_snr_weight`; None is the paper's: every level weighs the same
+    snr_gamma: float | None = None  # of `min_snr_weight`: little noise counts for less; None is the paper's, all alike
+    high_noise_weight: float = 1.0  # bound of `high_noise_weight`: much noise counts for more; 1 is the paper's
     num_steps: int = 1000
     schedule: str = "cosine"
 
@@ -204,8 +204,8 @@ class DecoderConfig:
         _require(self.num_image_tokens >= 1, f"num_image_tokens must be >= 1, got {self.num_image_tokens}")
         for name in ("image_drop_prob", "caption_drop_prob"):
             _require(0 <= getattr(self, name) <= 1, f"{name} must be from 0 to 1, got {getattr(self, name)}")
-        _require(self.image_noise >= 0, f"image_noise must be >= 0, got {self.image_noise}")
         _require(self.snr_gamma is None or self.snr_gamma > 0, f"snr_gamma must be > 0, got {self.snr_gamma}")
+        _require(self.high_noise_weight >= 1, f"high_noise_weight must be >= 1, got {self.high_noise_weight}")
         _require_schedule(self.schedule, self.num_steps)
 
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import CaptionEncoder
@@ -94,20 +93,16 @@ class Decoder(nn.Module):
     def loss(
         self, x0: Tensor, zi: Tensor, tokens: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Hybrid loss at random levels; image and caption dropped independently, none of either in eval mode.
-
-        While training, zi is `perturbed` where `image_noise` says so.
-        """
+        """Hybrid loss at random levels; image and caption dropped independently, none of either in eval mode."""
         t = draw_timesteps(len(x0), self.schedule, generator, x0.device)
         noise = draw_noise(x0, generator)
         chance = torch.rand(2, len(x0), generator=generator, device=generator.device).to(x0.device)
         drop_image = chance[0] < self.config.image_drop_prob if self.training else None
         drop_caption = chance[1] < self.config.caption_drop_prob if self.training else None
-        if self.training and self.config.image_noise:
-            zi = perturbed(zi, self.config.image_noise, generator)
         xt = q_sample(x0, t, noise, self.schedule)
         eps, v = self(xt, t, zi, tokens, drop_image, drop_caption)
-        return hybrid_loss(eps, v, noise, x0, xt, t, self.schedule, self.config.snr_gamma)
+        weights = (self.config.snr_gamma, self.config.high_noise_weight)
+        return hybrid_loss(eps, v, noise, x0, xt, t, self.schedule, *weights)
 
     @torch.no_grad()
     def sample(
@@ -188,14 +183,3 @@ class Decoder(nn.Module):
         kept = torch.zeros(len(zi), dtype=torch.bool, device=zi.device)
         drops = [torch.cat([kept if drop is None else drop, ~kept]) for drop in (drop_image, None)]
         return self.condition(torch.cat([zi, zi]), torch.cat([tokens, tokens]), *drops)
-
-
-def perturbed(zi: Tensor, most: float, generator: torch.Generator) -> Tensor:
-    """Unit embeddings (B, D) with noise of a random direction and of a length from 0 to `most` beside them, unit again.
-
-    Not in the paper; Zhou et al. 2022 (LAFITE) move embeddings so to stand for others. A decoder that has few
-    combinations of things to learn from paints new ones better for it (docs/log.md).
-    """
-    direction = F.normalize(draw_noise(zi, generator), dim=-1)
-    length = most * torch.rand(len(zi), 1, generator=generator, device=generator.device)
-    return F.normalize(zi + length.to(zi.device) * direction, dim=-1)

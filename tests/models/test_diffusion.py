@@ -6,8 +6,10 @@ from diffusers import DDPMScheduler
 from models.diffusion import (
     discretised_log_likelihood,
     gaussian_divergence,
+    high_noise_weight,
     hybrid_loss,
     learned_log_variance,
+    level,
     min_snr_weight,
     posterior_mean,
     predict_eps,
@@ -94,14 +96,26 @@ def test_min_snr_spares_noisy_levels_and_holds_the_others_at_gamma():
     assert bool((weight[snr < 5] == 1).all()) and float(weight[0]) < 0.01
 
 
+def test_unbounded_weights_of_high_noise_make_the_error_of_v():
+    schedule, t = cosine_schedule(100), torch.tensor([5, 60, 95])
+    x0, noise, guess = (random(3, 4, seed=seed) for seed in (0, 1, 2))
+    xt, alpha_bar = q_sample(x0, t, noise, schedule), level(schedule.alpha_bar, t, x0)
+    v = alpha_bar.sqrt() * noise - (1 - alpha_bar).sqrt() * x0
+    guessed_v = alpha_bar.sqrt() * guess - (1 - alpha_bar).sqrt() * predict_x0(xt, guess, alpha_bar)
+    weight = high_noise_weight(t, schedule, 1e9)
+    torch.testing.assert_close((guess - noise).square().sum(1) * weight, (guessed_v - v).square().sum(1))
+    assert high_noise_weight(t, schedule, 4.0).max() == 4 and high_noise_weight(t, schedule, 1.0).tolist() == [1, 1, 1]
+
+
 def test_weighted_errors_are_weighted_each_by_its_own_level():
     schedule, t = cosine_schedule(100), torch.tensor([3, 60])
     x0, noise = random(2, 3, 4, 4).clamp(-1, 1), random(2, 3, 4, 4, seed=1)
     xt = q_sample(x0, t, noise, schedule)
     off = torch.tensor([0.5, 0.1]).reshape(2, 1, 1, 1)
     args = (noise + off, torch.zeros_like(noise), noise, x0, xt, t, schedule)
-    plain, weighted = hybrid_loss(*args), hybrid_loss(*args, snr_gamma=5.0)
-    expected = (torch.tensor([0.25, 0.01]) * min_snr_weight(t, schedule, 5.0)).mean()
+    plain, weighted = hybrid_loss(*args), hybrid_loss(*args, snr_gamma=5.0, most=4.0)
+    weights = min_snr_weight(t, schedule, 5.0) * high_noise_weight(t, schedule, 4.0)
+    expected = (torch.tensor([0.25, 0.01]) * weights).mean()
     torch.testing.assert_close(weighted[0] - weighted[1]["bound"], expected)
     assert weighted[1] == plain[1]
 
