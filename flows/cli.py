@@ -79,6 +79,8 @@ def show_plan(
     graph = open_graph(file, name, store, tuple(overrides))
     plans = plan(graph, until)
     if as_json:
+        if costs:
+            raise ValueError("--costs has no place in --json: leave one of them out")
         print(json.dumps([asdict(p) for p in plans], indent=1))
         return
     rows = [
@@ -88,9 +90,10 @@ def show_plan(
     out.print(
         table(f"plan of {name} in {store}", ["stage", "will be", "seconds", "disk", "why"], rows, ["seconds", "disk"])
     )
-    unknown = any(p.num_missing and p.seconds is None for p in plans)
-    known = total_seconds(plans, graph)
-    total = f"about {known:.0f} s{' and what no run knows yet' * unknown}" if known else "no run knows yet how long"
+    unknown = [p for p in plans if p.num_missing and p.seconds is None]
+    total = f"about {total_seconds(plans, graph):.0f} s{' and what no run knows yet' * bool(unknown)}"
+    if len(unknown) == sum(p.num_missing > 0 for p in plans):
+        total = "no run knows yet how long"
     out.print("nothing to do" if is_complete(plans) else total)
     if graph.pipeline.is_large if costs is None else costs:
         from flows.costs import print_costs

@@ -1,5 +1,6 @@
 """A pipeline as one validated value: the sections of its stages, its schedule and its seed."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
@@ -42,7 +43,7 @@ class Schedule(BaseModel):
             raise ValueError(f"schedule.every_s must be > 0, got {self.every_s}")
 
 
-LARGE_WIDTH = 1024
+LARGE_WIDTH = 1024  # of a prior, or of the decoder's lowest level: a billion parameters at table 3's depths
 
 
 class Pipeline(BaseModel):
@@ -96,10 +97,11 @@ class Pipeline(BaseModel):
         for name, most in trained.items():
             if (steps := getattr(self.assemble, f"{name}_steps")) > most:
                 yield f"assemble.{name}_steps", f"must be at most the {most} steps that were trained, got {steps}"
-        tile = self.assemble.tile_px
-        for multiple in (u.unet.patch * 2 ** (len(u.unet.multiples) - 1) for u in (mid, top)):
-            if tile is not None and (tile < multiple or tile % multiple):
-                yield "assemble.tile_px", f"must be a multiple of {multiple}, got {tile}"
+        tile, multiple = self.assemble.tile_px, math.lcm(mid.unet.min_multiple, top.unet.min_multiple)
+        if tile is not None and (tile < 2 * multiple or tile % multiple):
+            yield "assemble.tile_px", f"must be a multiple of {multiple} and at least {2 * multiple}, got {tile}"
+        elif tile is not None and tile >= top.high_px:
+            yield "assemble.tile_px", f"has no effect: pictures are of {top.high_px} pixels, got {tile}"
         dim = self.clip.network.embed_dim if self.clip.network else None
         if dim and (self.pca.num_components or 0) > dim:
             yield "pca.num_components", f"must be at most clip.network.embed_dim {dim}, got {self.pca.num_components}"

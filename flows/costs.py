@@ -2,22 +2,22 @@
 
 from flows.config import Pipeline
 from flows.terminal import out, size, table
-from tasks.costs import GPU_FLOPS, PAPER_PARAMETERS, STATE_BYTES, UTILISATION, Cost, network_costs
+from tasks.costs import GPU, PAPER_PARAMETERS, STATE_BYTES, UTILISATION, Cost, network_costs
 
 COLUMNS = ["network", "parameters", "paper's", "state", "activations", "FLOPs", "samples", "GPU hours"]
 
 
 def print_costs(name: str, pipeline: Pipeline) -> None:
-    """Every network beside the paper's; what differs by more than 10 % is explained."""
+    """Every network beside the paper's; where table 3 makes another size than it says, why."""
     costs = network_costs(pipeline)
     out.print()
     out.print(table(f"networks of {name}", COLUMNS, [_row(cost) for cost in costs], COLUMNS[1:]))
     for cost in costs:
-        if cost.remark and pipeline.is_large:
+        if cost.remark:
             out.print(f"{cost.part}: {cost.remark}")
     out.print(
         f"state: {STATE_BYTES} bytes a parameter (weight, gradient, average, two moments); activations, FLOPs: of one "
-        f"sample, forward and backward, kept in bf16; GPU hours: {GPU_FLOPS / 1e12:.0f} TFLOPS at {UTILISATION:.0%}"
+        f"sample, forward and backward, kept in bf16; GPU hours: of an {GPU} at {UTILISATION:.0%} of its peak"
     )
 
 
@@ -38,7 +38,7 @@ def _row(cost: Cost) -> list[str]:
 def _short(count: float) -> str:
     """A count for people: `3.56B`, `281M`, `14.9T`."""
     for unit in ("", "k", "M", "B"):
-        if count < 1000:
+        if count < 999.5:
             return f"{count:.3g}{unit}"
         count /= 1000
     return f"{count:,.3g}T" if count < 1000 else f"{count:,.0f}T"

@@ -103,13 +103,15 @@ def _expected(past: list[dict[str, Any]], missing: list[Step]) -> tuple[float | 
     """Seconds and bytes of what is missing, by the mean of the last time; nothing where there was none."""
     if not past or not missing:
         return (None, None) if missing else (0.0, 0)
-    more = _num_samples(recipe_config(missing[0].config)) / _num_samples(past[0]["recipe"]["config"])
-    seconds = sum(m["seconds"] for m in past) / len(past) * more
-    num_bytes = sum(entry["bytes"] for m in past for entry in m["files"].values()) / len(past)
-    return round(seconds * len(missing), 1), int(num_bytes * len(missing))
+    num_bytes = int(sum(entry["bytes"] for m in past for entry in m["files"].values()) / len(past) * len(missing))
+    now, then = _num_samples(recipe_config(missing[0].config)), _num_samples(past[0]["recipe"]["config"])
+    if (now is None) != (then is None):  # a network trained now and loaded then, or the other way round
+        return None, num_bytes
+    seconds = sum(m["seconds"] for m in past) / len(past) * (now / then if now and then else 1)
+    return round(seconds * len(missing), 1), num_bytes
 
 
-def _num_samples(config: dict[str, Any]) -> int:
-    """The samples that a trained stage trains on, each as often as it does; 1 for another stage."""
-    train = config.get("train") or {"num_steps": 1, "batch_size": 1}
-    return int(train["num_steps"] * train["batch_size"])
+def _num_samples(config: dict[str, Any]) -> int | None:
+    """The samples that a stage trains on, each as often as it does; None where it trains nothing."""
+    train = config.get("train")
+    return train and train["num_steps"] * train["batch_size"] * (2 if train.get("sam_rho") else 1)

@@ -167,12 +167,17 @@ class UNetConfig:
         _require(min(self.multiples, default=0) >= 1, f"unet.multiples must be >= 1, got {self.multiples}")
         _require(0 <= self.dropout_prob < 1, f"unet.dropout_prob must be in [0, 1), got {self.dropout_prob}")
 
+    @property
+    def min_multiple(self) -> int:
+        """What must divide a picture's sides: patch and levels halve them."""
+        return self.patch * 2 ** (len(self.multiples) - 1)
+
     def map_sides(self, px: int) -> tuple[int, ...]:
         """The side of the feature maps at each level, for pictures of a side of `px`.
 
         Raises: ValueError where the patch and the levels do not divide `px` or `attention_px` names no level.
         """
-        multiple = self.patch * 2 ** (len(self.multiples) - 1)
+        multiple = self.min_multiple
         _require(px % multiple == 0, f"px must be a multiple of {multiple} (unet.patch and levels), got {px}")
         sides = tuple(px // self.patch // 2**level for level in range(len(self.multiples)))
         unused = sorted(set(self.attention_px) - set(sides))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from models.blocks import CaptionEncoder
 from models.config import DecoderConfig
-from models.diffusion import draw_noise, draw_timesteps, hybrid_loss, q_sample
+from models.diffusion import draw_noise, draw_timesteps, high_noise_weight, hybrid_loss, min_snr_weight, q_sample
 from models.guidance import Network, guided
 from models.samplers import Denoiser, ddim, ddim_invert, ddpm, eps_denoiser
 from models.schedule import Schedule, named_schedule, respaced, truncated
@@ -101,8 +101,13 @@ class Decoder(nn.Module):
         drop_caption = chance[1] < self.config.caption_drop_prob if self.training else None
         xt = q_sample(x0, t, noise, self.schedule)
         eps, v = self(xt, t, zi, tokens, drop_image, drop_caption)
-        weights = (self.config.snr_gamma, self.config.high_noise_weight)
-        return hybrid_loss(eps, v, noise, x0, xt, t, self.schedule, *weights)
+        return hybrid_loss(eps, v, noise, x0, xt, t, self.schedule, self._weights(t))
+
+    def _weights(self, t: Tensor) -> Tensor:
+        """(B,) of the noise errors at these levels; all 1 as the paper has it."""
+        weights = high_noise_weight(t, self.schedule, self.config.high_noise_weight)
+        gamma = self.config.snr_gamma
+        return weights if gamma is None else weights * min_snr_weight(t, self.schedule, gamma)
 
     @torch.no_grad()
     def sample(

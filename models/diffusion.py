@@ -120,8 +120,8 @@ def high_noise_weight(t: Tensor, schedule: Schedule, most: float) -> Tensor:
     """(B,) weights min(1 / alpha_bar, most) of noise errors: much noise counts for more.
 
     Unbounded they are Salimans & Ho's (2022, §4, "SNR+1"), the plain error of v. Colours and places are decided there,
-    where an error in the noise is a far larger one in x0; a noise predictor needs the bound, 1 / alpha_bar ends near
-    20,000. Not the paper's, which weighs all levels alike (`most` 1).
+    where an error in the noise is a far larger one in x0; a noise predictor needs the bound: 1 / alpha_bar ends
+    at 4e8 (cosine, 1,000 steps). Not the paper's, which weighs all levels alike (`most` 1).
     """
     return (1 / level(schedule.alpha_bar, t, t)).clamp(max=most)
 
@@ -134,19 +134,15 @@ def hybrid_loss(
     xt: Tensor,
     t: Tensor,
     schedule: Schedule,
-    snr_gamma: float | None = None,
-    most: float = 1.0,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Noise error plus the variational term x T/1000, which trains the variance alone (Nichol & Dhariwal 2021, eq. 16).
 
-    eps, v: the network's prediction for xt; noise: what is in xt. The bound sees eps detached. snr_gamma: see
-    `min_snr_weight`; None is off. most: see `high_noise_weight`; 1 is off. Returns (loss, figures), the error among
-    them unweighted.
+    eps, v: the network's prediction for xt; noise: what is in xt. The bound sees eps detached. weights: (B,)
+    of the noise errors; None weighs all alike. Returns (loss, figures), the error among them unweighted.
     """
     errors = ((eps.float() - noise) ** 2).flatten(1).mean(1)  # (B,)
-    weighted = errors * high_noise_weight(t, schedule, most)
-    if snr_gamma is not None:
-        weighted = weighted * min_snr_weight(t, schedule, snr_gamma)
+    weighted = errors if weights is None else errors * weights
     bound = variational_bound(eps.detach(), v, x0, xt, t, schedule).mean() * (schedule.num_steps / 1000)
     return weighted.mean() + bound, {"mse": errors.detach().mean(), "bound": bound.detach()}
 

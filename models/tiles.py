@@ -7,33 +7,33 @@ from collections.abc import Callable
 from itertools import product
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 OVERLAP = 0.25  # of a tile's side, at least
 
 
-def tiled(network: Callable[..., Tensor], x: Tensor, *others: Tensor, px: int, multiple: int) -> Tensor:
-    """network(x, *others) of maps (B, C, H, W), tile by tile, one in memory at a time.
+def tiled(network: Callable[..., Tensor], *maps: Tensor, px: int, multiple: int) -> Tensor:
+    """network(*maps) in float32, maps (B, C, H, W) of one size, tile by tile, one in memory at a time.
 
     Each tile counts with a window that fades towards its neighbours, so that what differs between them (group norm
-    sees a tile only) nowhere shows as an edge.
-    px: a tile's side; multiple: what divides it and all places, so that tiles are halved where the whole would be.
-    Raises: ValueError for a side that `multiple` does not divide.
+    sees a tile only) nowhere shows as an edge. The network keeps sides.
+    px: a tile's side; multiple: what the network needs to divide its sides.
+    Raises: ValueError for a tile or a map that `multiple` does not divide, or a tile without room to overlap.
     """
-    if px < multiple or px % multiple:
-        raise ValueError(f"tile_px must be a multiple of {multiple}, got {px}")
-    tops, lefts = (starts(side, px, multiple) for side in x.shape[-2:])
-    total = weight = torch.zeros(1)
-    for number, (top, left) in enumerate(product(tops, lefts)):
-        inside = (..., slice(top, top + px), slice(left, left + px))
-        made = network(*(images[inside] for images in (x, *others)))
-        if number == 0:
-            total = made.new_zeros((*made.shape[:-2], *x.shape[-2:]), dtype=torch.float32)
-            weight = torch.zeros_like(total[:1, :1])
-        height, width = (fade(side).to(total.device) for side in made.shape[-2:])
-        window = height[:, None] * width
-        total[inside] += made.float() * window
-        weight[inside] += window
+    height, width = maps[0].shape[-2:]
+    if px % multiple or px < 2 * multiple:
+        raise ValueError(f"tile_px must be a multiple of {multiple} and at least {2 * multiple}, got {px}")
+    if height % multiple or width % multiple:
+        raise ValueError(f"image sides must be multiples of {multiple}, got {(height, width)}")
+    window = fade(min(px, height))[:, None] * fade(min(px, width))
+    window = window.to(maps[0].device)
+    total, weight = 0.0, maps[0].new_zeros((1, 1, height, width), dtype=torch.float32)
+    for top, left in product(starts(height, px, multiple), starts(width, px, multiple)):
+        bottom, right = top + window.shape[0], left + window.shape[1]
+        made = network(*(part[..., top:bottom, left:right] for part in maps)).float() * window
+        total = total + F.pad(made, (left, width - right, top, height - bottom))
+        weight[..., top:bottom, left:right] += window
     return total / weight
 
 
@@ -41,7 +41,7 @@ def starts(side: int, px: int, multiple: int) -> list[int]:
     """Where tiles of `px` begin to cover a side, at multiples of `multiple`, neighbours sharing OVERLAP or more."""
     if side <= px:
         return [0]
-    stride = max(multiple, int(px * (1 - OVERLAP)) // multiple * multiple)
+    stride = int(px * (1 - OVERLAP)) // multiple * multiple
     return [*range(0, side - px, stride), side - px]
 
 

@@ -72,7 +72,7 @@ class UNet(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.min_multiple = config.patch * 2 ** (len(config.multiples) - 1)
+        self.min_multiple = config.min_multiple
         self.emb_width = 4 * config.channels
         self.time = nn.Sequential(
             nn.Linear(config.channels, self.emb_width), nn.SiLU(), nn.Linear(self.emb_width, self.emb_width)

@@ -13,12 +13,12 @@ from models.pca import Pca
 from models.upsampler import Upsampler
 from tasks.config import ClipStage
 from tasks.files import count_parameters
-from unclip.training.flops import measure
+from unclip.training.flops import PEAK_FLOPS, measure
 
 FULL_VOCABULARY = 49_408  # open_clip's byte-pair vocabulary
 STATE_BYTES = 20  # a parameter: weight, gradient, average and Adam's two moments, float32 each
-GPU_FLOPS = 989e12  # dense bf16 of an H100 or H200 (NVIDIA's data sheet)
-UTILISATION = 0.4  # of them, while training: what well-kept code of this kind reaches
+GPU = "H100"
+UTILISATION = 0.4  # of its peak, assumed
 PAPER_PARAMETERS = {  # App. C, table 3, "model size"
     "prior_diffusion": 1.0e9,
     "prior_ar": 1.0e9,
@@ -26,7 +26,8 @@ PAPER_PARAMETERS = {  # App. C, table 3, "model size"
     "upsampler_mid": 0.7e9,
     "upsampler_top": 0.3e9,
 }
-WHY_ANOTHER_SIZE = {  # where table 3's own widths and depths give more than 10 % besides
+TABLE_3 = ((2048, 24), (1664, 24))  # width and depth of the diffusion prior's and of the AR prior's transformer
+WHY_ANOTHER_SIZE = {  # where table 3's own widths and depths make another size than it says
     "prior_diffusion": "24 blocks of width 2048 are 1.2B, and table 3 has them twice: text encoder and prior",
     "prior_ar": "a text encoder of 1.3B, 24 blocks of width 1664 with cross-attention of 1.1B, and code tables of "
     "1.1B: 319 components x 1,024 buckets x 1664 to read, and to predict",
@@ -41,7 +42,8 @@ class Cost:
     num_parameters: int
     flops: int  # of a sample: matrix products, attention and convolutions, 2 a multiplication with addition
     activation_bytes: int  # of a sample: what is kept for the backward pass, in bf16
-    num_samples: int  # steps x batch; 0 where nothing is trained
+    num_samples: int  # steps x batch, twice where a step goes forward and backward twice; 0 where nothing is trained
+    remark: str  # why the size is not the paper's
 
     @property
     def state_bytes(self) -> int:
@@ -50,16 +52,8 @@ class Cost:
 
     @property
     def gpu_hours(self) -> float:
-        """Hours of one GPU of GPU_FLOPS at UTILISATION."""
-        return self.flops * self.num_samples / (GPU_FLOPS * UTILISATION) / 3600
-
-    @property
-    def remark(self) -> str:
-        """Why the size is not the paper's; nothing where it is within 10 %, or where nobody claims that it is."""
-        theirs = PAPER_PARAMETERS.get(self.part)
-        if theirs is None or abs(self.num_parameters / theirs - 1) <= 0.1:
-            return ""
-        return WHY_ANOTHER_SIZE.get(self.part, "")
+        """Hours of one GPU at UTILISATION."""
+        return self.flops * self.num_samples / (PEAK_FLOPS[GPU] * UTILISATION) / 3600
 
 
 def network_costs(pipeline: Any) -> list[Cost]:
@@ -91,10 +85,18 @@ def network_costs(pipeline: Any) -> list[Cost]:
                 num_parameters=count_parameters(network),
                 flops=flops,
                 activation_bytes=activation_bytes,
-                num_samples=train.num_steps * train.batch_size if train else 0,
+                num_samples=train.num_steps * train.batch_size * train.num_passes if train else 0,
+                remark=WHY_ANOTHER_SIZE.get(part, "") if sizes_of(getattr(pipeline, part)) in TABLE_3 else "",
             )
         )
     return found
+
+
+def sizes_of(stage: Any) -> tuple[int, int] | None:
+    """Width and depth of a stage's transformer; None where its network is none."""
+    network = getattr(stage, "network", None)
+    width, depth = getattr(network, "width", None), getattr(network, "depth", None)
+    return None if width is None or depth is None else (width, depth)
 
 
 def clip_spec(stage: ClipStage) -> ClipSpec:

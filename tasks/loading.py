@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -41,31 +41,31 @@ NETWORKS: dict[str, tuple[type[Any], Callable[[Any, Sizes], nn.Module]]] = {
 }
 
 
-def load_network(artifact: Artifact, online: bool = False, device: str = "cpu") -> nn.Module:
-    """The network of an artifact of one of the kinds in NETWORKS: averaged weights or, where asked, the online ones."""
+def load_network(artifact: Artifact, weights: str = "ema", device: str = "cpu") -> nn.Module:
+    """The network of an artifact of one of the kinds in NETWORKS: its weights averaged ("ema"), "online" or "best"."""
     sizes = json.loads((artifact.path / "config.json").read_text())
     config_type, build = NETWORKS[artifact.kind]
     network = build(TypeAdapter(config_type).validate_python(sizes.pop("network")), sizes)
-    return with_weights(network, artifact.path / ("online.safetensors" if online else "ema.safetensors"), device)
+    return with_weights(network, artifact.path / f"{weights}.safetensors", device)
 
 
-def load_prior(artifact: Artifact, online: bool = False, device: str = "cpu") -> Prior:
+def load_prior(artifact: Artifact, weights: str = "ema", device: str = "cpu") -> Prior:
     """The prior of a `prior_linear`, `prior_diffusion` or `prior_ar` artifact."""
-    prior = load_network(artifact, online, device)
+    prior = load_network(artifact, weights, device)
     assert isinstance(prior, Prior)
     return prior
 
 
-def load_decoder(artifact: Artifact, online: bool = False, device: str = "cpu") -> Decoder:
+def load_decoder(artifact: Artifact, weights: str = "ema", device: str = "cpu") -> Decoder:
     """The network of a `decoder` artifact."""
-    decoder = load_network(artifact, online, device)
+    decoder = load_network(artifact, weights, device)
     assert isinstance(decoder, Decoder)
     return decoder
 
 
-def load_upsampler(artifact: Artifact, online: bool = False, device: str = "cpu") -> Upsampler:
+def load_upsampler(artifact: Artifact, weights: str = "ema", device: str = "cpu") -> Upsampler:
     """The network of an `upsampler_mid` or `upsampler_top` artifact."""
-    upsampler = load_network(artifact, online, device)
+    upsampler = load_network(artifact, weights, device)
     assert isinstance(upsampler, Upsampler)
     return upsampler
 
@@ -100,17 +100,23 @@ def stack_parts(stack: Artifact) -> dict[str, Artifact]:
 
 
 def load_sampling(stack: Artifact) -> AssembleConfig:
-    """How the stack of an `assemble` artifact samples."""
-    return AssembleConfig(**json.loads((stack.path / "stack.json").read_text())["sampling"])
+    """How the stack of an `assemble` artifact samples.
+
+    Raises: ValueError for a stack whose settings are another version's.
+    """
+    sampling = json.loads((stack.path / "stack.json").read_text())["sampling"]
+    if sampling.keys() != {field.name for field in fields(AssembleConfig)}:
+        raise ValueError(f"the stack at {stack.path} was assembled by another version: run its pipeline again")
+    return AssembleConfig(**sampling)
 
 
-def load_stack(stack: Artifact, online: bool = False, device: str = "cpu") -> Stack:
-    """The whole stack of an `assemble` artifact, with averaged weights or, where asked, the online ones."""
+def load_stack(stack: Artifact, weights: str = "ema", device: str = "cpu") -> Stack:
+    """The whole stack of an `assemble` artifact, its networks' weights averaged ("ema") or "online"."""
     parts = stack_parts(stack)
     return Stack(
         clip=load_clip(parts["clip"], device),
-        priors={name: load_prior(part, online, device) for name, part in parts.items() if name.startswith("prior_")},
-        decoder=load_decoder(parts["decoder"], online, device),
-        mid=load_upsampler(parts["upsampler_mid"], online, device),
-        top=load_upsampler(parts["upsampler_top"], online, device),
+        priors={name: load_prior(part, weights, device) for name, part in parts.items() if name.startswith("prior_")},
+        decoder=load_decoder(parts["decoder"], weights, device),
+        mid=load_upsampler(parts["upsampler_mid"], weights, device),
+        top=load_upsampler(parts["upsampler_top"], weights, device),
     )

@@ -26,6 +26,12 @@ def test_every_verb_is_in_the_readme():
     assert verbs() <= set(re.findall(r"[`,] ?`?([a-z]+)", table))
 
 
+def test_every_verb_of_the_table_exists():
+    table = README[README.index("## Verbs") : README.index("## How it works")]
+    first_cells = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
+    assert {verb for cell in first_cells for verb in re.findall(r"`([a-z]+)", cell)} <= verbs()
+
+
 @pytest.mark.parametrize("path", re.findall(r"^([a-z./]+/|[a-z]+\.yaml|docs/log\.md) ", README, re.MULTILINE))
 def test_every_path_of_the_tree_exists(path):
     assert (ROOT / path).exists()

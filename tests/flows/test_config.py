@@ -50,6 +50,24 @@ def test_dimensions_that_do_not_fit_are_refused(tmp_path):
     assert "big.upsampler_top.network.low_px must be upsampler_mid's high_px" in message
 
 
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("top_steps: 2000", "big.assemble.top_steps must be at most the 1000 steps that were trained, got 2000"),
+        ("tile_px: 10", "big.assemble.tile_px must be a multiple of 4 and at least 8, got 10"),
+        ("tile_px: 64", "big.assemble.tile_px has no effect: pictures are of 64 pixels, got 64"),
+    ],
+)
+def test_a_way_to_sample_that_does_not_fit_the_networks_is_refused(tmp_path, setting, said):
+    message = refused(tmp_path, f"big: {{extends: shapes, assemble: {{{setting}}}}}\n")
+    assert message.endswith(said)
+
+
+def test_large_is_what_nobody_would_just_try(monkeypatch):
+    monkeypatch.setenv("UNCLIP_URLS", "pairs.csv")
+    assert [load_pipeline(FILE, name).is_large for name in ("shapes", "emoji", "paper")] == [False, False, True]
+
+
 def test_an_unknown_pipeline_is_answered_with_the_known_ones(tmp_path):
     message = refused(tmp_path, "big: {extends: shapes}\n", name="bigg")
     assert message.startswith("pipelines.yaml has no pipeline 'bigg'; it has shapes,")

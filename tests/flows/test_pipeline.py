@@ -106,6 +106,15 @@ def test_a_plan_names_the_setting_that_changed(ran, shared):
     assert [p["stage"] for p in after] == ["prior_ar", "assemble", "evaluate", "report"]
 
 
+def test_a_plan_says_what_networks_cost_where_asked(shared):
+    said = shared("plan", "shrunken", "--costs").stdout
+    (row,) = re.findall(r"^decoder +(\d[\d.]*[kM]) +3\.5B +.* (\S+)$", said, re.MULTILINE)
+    assert float(row[1]) < 1  # GPU hour
+    assert "networks of shrunken" not in shared("plan", "shrunken").stdout
+    refused = shared("plan", "shrunken", "--costs", "--json")
+    assert refused.returncode == 2 and "--costs has no place in --json" in refused.stderr
+
+
 def test_a_plan_expects_twice_the_samples_to_take_twice_as_long(ran, shared, store):
     plans = json.loads(shared("plan", "shrunken", "--set", "decoder.train.num_steps=40", "--json").stdout)
     (expected,) = [p["seconds"] for p in plans if p["stage"] == "decoder"]

@@ -6,7 +6,7 @@ from torch.nn.functional import normalize
 
 from models.config import CaptionEncoderConfig, DecoderConfig, UNetConfig
 from models.decoder import Decoder
-from models.diffusion import draw_noise
+from models.diffusion import draw_noise, high_noise_weight, min_snr_weight
 
 UNET = UNetConfig(channels=16, multiples=(1, 2), depth=1, head_channels=8, attention_px=(4,))
 CONFIG = DecoderConfig(image_px=8, unet=UNET, caption=CaptionEncoderConfig(width=16, depth=1, heads=2), num_steps=100)
@@ -83,6 +83,14 @@ def test_nothing_is_dropped_in_validation():
     losses = [float(model.train(mode).loss(XT, ZI, TOKENS, seeded())[0].detach()) for mode in (False, True)]
     other = float(model.eval().loss(XT, ZI.flip(0), TOKENS, seeded())[0].detach())
     assert losses[0] != losses[1] and losses[0] != other
+
+
+def test_levels_weigh_as_configured():
+    t, schedule = torch.tensor([2, 50, 97]), decoder().schedule
+    assert decoder()._weights(t).tolist() == [1, 1, 1]
+    expected = min_snr_weight(t, schedule, 5.0) * high_noise_weight(t, schedule, 8.0)
+    torch.testing.assert_close(decoder(snr_gamma=5.0, high_noise_weight=8.0)._weights(t), expected)
+    assert float(expected[0]) < 0.1 and float(expected[2]) == 8
 
 
 def test_the_loss_draws_from_its_generator_alone():

@@ -190,7 +190,7 @@ def test_the_error_of_x0_is_that_of_the_picture_the_noise_implies():
 
 
 def test_tiles_cover_a_side_and_share_a_quarter_with_their_neighbours():
-    for side, px, multiple in ((64, 16, 4), (100, 32, 4), (16, 16, 8), (24, 32, 8)):
+    for side, px, multiple in ((64, 16, 4), (100, 32, 4), (32, 16, 8), (24, 32, 8)):
         places = starts(side, px, multiple)
         assert places[0] == 0 and places[-1] + px >= side and all(place % multiple == 0 for place in places)
         assert all(0 < after - before <= 0.75 * px for before, after in pairwise(places))
@@ -200,6 +200,13 @@ def test_tiles_of_a_network_that_looks_at_one_pixel_are_the_whole():
     x, low = random_maps(2, 40, seed=1), random_maps(2, 40, seed=2)
     network = lambda x, low: 2 * x - low  # noqa: E731
     torch.testing.assert_close(tiled(network, x, low, px=16, multiple=2), network(x, low))
+
+
+def test_tiles_cover_a_picture_that_is_not_square_and_may_be_smaller_than_one():
+    x = random_maps(1, 40, seed=1)[..., :12, :]
+    torch.testing.assert_close(tiled(lambda x: 2 * x, x, px=16, multiple=2), 2 * x)
+    with pytest.raises(ValueError, match=r"image sides must be multiples of 8, got \(12, 40\)"):
+        tiled(lambda x: x, x, px=16, multiple=8)
 
 
 def test_no_network_sees_more_than_a_tile():
@@ -221,7 +228,7 @@ def test_tiles_leave_no_seam():
 
 
 def test_a_tile_that_the_levels_cannot_halve_is_refused():
-    with pytest.raises(ValueError, match="tile_px must be a multiple of 2, got 15"):
+    with pytest.raises(ValueError, match="tile_px must be a multiple of 2 and at least 4, got 15"):
         upsampler().sample(pictures(1, 24), seeded(), num_steps=2, tile_px=15)
 
 

@@ -49,5 +49,5 @@ def test_a_transformer_costs_six_operations_a_weight_and_token_and_its_attention
 
 
 def test_hours_follow_from_operations():
-    cost = Cost(part="decoder", num_parameters=10, flops=989 * 10**12, activation_bytes=0, num_samples=3600)
+    cost = Cost(part="decoder", num_parameters=10, flops=989 * 10**12, activation_bytes=0, num_samples=3600, remark="")
     assert cost.gpu_hours == pytest.approx(1 / 0.4) and cost.state_bytes == 200

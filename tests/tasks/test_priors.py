@@ -116,8 +116,8 @@ def test_a_trained_prior_is_scored_online_and_averaged_and_loaded(ctx, name):
     )
     batch = rows_of(made, "validation").batch(np.arange(3))
     draws = []
-    for online in (False, False, True):
-        prior = load_prior(Artifact(name, "k", made.out, "d"), online=online)
+    for weights in ("ema", "ema", "online"):
+        prior = load_prior(Artifact(name, "k", made.out, "d"), weights=weights)
         draws.append(prior.loss(**batch, generator=torch.Generator().manual_seed(0))[0])
     assert draws[0] == draws[1] != draws[2]
 

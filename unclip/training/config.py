@@ -25,7 +25,7 @@ class TrainConfig:
     ema_decay: float = 0.999  # after a warm-up: min(ema_decay, (1 + step) / (10 + step))
     ranks: int = neutral(1)  # processes that share every batch: GPUs, or cores that one process would leave idle
     accumulate: int = neutral(1)  # parts that a rank works through its batch in, for what fits the memory
-    sam_rho: float = 0.0  # radius of sharpness-aware minimisation, which doubles a step; 0 is off, App. C: CLIP 0.1
+    sam_rho: float = 0.0  # radius of sharpness-aware minimisation, on each rank's part of a batch; 0 is off
     recompute: bool = neutral(False)  # blocks' activations are computed again for the backward pass: less memory
     compile: bool = neutral(False)  # torch.compile of each block
     precision: str = "bf16"  # autocast: "bf16", or "fp32"
@@ -53,6 +53,11 @@ class TrainConfig:
         warmup = self.warmup_steps
         allowed = warmup is None or 0 <= warmup < self.num_steps
         _check("warmup_steps", warmup, allowed, f"in [0, num_steps), num_steps being {self.num_steps}")
+
+    @property
+    def num_passes(self) -> int:
+        """How often a batch goes forward and backward in one step."""
+        return 2 if self.sam_rho else 1
 
 
 def _check(name: str, value: object, is_allowed: bool, allowed: str) -> None:

@@ -42,3 +42,5 @@ class Job:
             raise ValueError("there is no row to train on: every row was dropped or held out")
         if self.train.keep_best and self.validate is None:
             raise ValueError("train.keep_best has no effect: there is no row to validate on")
+        if self.train.keep_best and not 0 < self.train.validate_every < self.train.num_steps:
+            raise ValueError("train.keep_best has no effect: validate_every names no step but the last")

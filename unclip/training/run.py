@@ -3,7 +3,9 @@
 import math
 import os
 import resource
+import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from unclip.training.blocks import prepare
@@ -56,6 +59,10 @@ class Place:
         """The checkpoint of a step."""
         return self.work / f"checkpoint-{step:09d}.safetensors"
 
+    def best(self, step: int) -> Path:
+        """The averaged weights of a step that validated best, so far."""
+        return self.work / f"best-{step:09d}.safetensors"
+
     def checkpoints(self) -> list[Path]:
         """Those that are there, the newest last."""
         return sorted(self.work.glob("checkpoint-*.safetensors"))
@@ -70,13 +77,16 @@ def train(job: Job, place: Place, progress: Callable[..., None]) -> dict[str, An
     """
     place.work.mkdir(parents=True, exist_ok=True)
     state = new_state(job.model, job.train, place.device)
-    record: dict[str, Any] = {"curve_bytes": 0, "best": None}
-    if kept := place.checkpoints():
-        record = load_checkpoint(state, kept[-1])
+    record = resume(state, place)
+    flops = 0  # of a sample; counted before anything is recomputed
+    if job.example is not None and place.ranks.is_first:
+        flops = measure(job.model, job.example)[0]
     prepare(state.model, job.blocks, job.train)
     place.ranks.wait()  # the checkpoint is read by all before the first of them writes the next
     curve = Curve(place.out / "curve.jsonl", record["curve_bytes"]) if place.ranks.is_first else None
-    watch = Watch(job, place, curve, state.step, progress, record["best"])
+    watch = Watch(job, place, curve, progress)
+    watch.first_step, watch.best = state.step, record["best"]
+    watch.sample_flops = flops * job.train.num_passes
     step = Step(job.loss, job.train, place.seed, place.device, place.ranks)
     num_threads = max(1, min(MAX_THREADS, num_cores() // place.ranks.count))
     batches = prefetch(_loader(job, place), state.step, job.train.num_steps, AHEAD, num_threads)
@@ -93,29 +103,39 @@ def train(job: Job, place: Place, progress: Callable[..., None]) -> dict[str, An
         return {}
     save_weights(state.average, place.out / "ema.safetensors")
     save_weights(state.model, place.out / "online.safetensors")
+    if watch.best is not None:
+        shutil.copyfile(place.best(watch.best["step"]), place.out / "best.safetensors")
     return {**watch.metrics(state), **job.finish(state.average, place.out)}
+
+
+def resume(state: State, place: Place) -> dict[str, Any]:
+    """Fills the state from the newest checkpoint that can be read; what the checkpoint says of curve and best weights.
+
+    Raises: SafetensorError where there are checkpoints and none can be read.
+    """
+    kept = place.checkpoints()
+    for path in reversed(kept):
+        try:
+            return load_checkpoint(state, path)
+        except SafetensorError as error:
+            print(f"{path} cannot be read: {error}", file=sys.stderr)
+            if path == kept[0]:
+                raise
+    return {"curve_bytes": 0, "best": None}
 
 
 class Watch:
     """What happens between steps: curve, progress, validation, checkpoints, and the end that SIGTERM asks for."""
 
-    def __init__(
-        self,
-        job: Job,
-        place: Place,
-        curve: Curve | None,
-        first_step: int,
-        progress: Callable[..., None],
-        best: dict[str, float] | None,
-    ) -> None:
-        self.best = best  # validation of the average: step and loss, where `keep_best` asks
+    def __init__(self, job: Job, place: Place, curve: Curve | None, progress: Callable[..., None]) -> None:
         self.job, self.place, self.curve, self.progress = job, place, curve, progress
-        self.first_step = first_step
+        self.first_step = 0  # of this process
+        self.best: dict[str, Any] | None = None  # validation of the average: step and loss, where `keep_best` asks
+        self.sample_flops = 0  # of a sample's forward and backward passes; 0 where they are not counted
+        self.peak_flops = peak_flops(place.device) if job.train.precision == "bf16" else None
         self.is_asked_to_end = False
         self.started = self.told = self.asked = time.monotonic()
         self.waited_s = 0.0
-        self.sample_flops = 0 if job.example is None else measure(job.model, job.example)[0]
-        self.peak_flops = peak_flops(place.device)
 
     def waiting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches, with the time they are waited for counted; the first is the pipeline filling, so it is not."""
@@ -146,10 +166,16 @@ class Watch:
         if is_last or ends or state.step % config.checkpoint_every == 0:
             record = {"curve_bytes": curve.sync(), "best": self.best}
             save_checkpoint(state, self.place.checkpoint(state.step), record)
-            for old in self.place.checkpoints()[: -config.keep_last]:
-                old.unlink()
+            self._tidy()
         if is_last or time.monotonic() - self.told > PROGRESS_S:
             self._tell(state, figures)
+
+    def _tidy(self) -> None:
+        """Removes what the newest checkpoint makes needless: older ones, and weights that it does not call the best."""
+        best = None if self.best is None else self.place.best(int(self.best["step"]))
+        outdated = [path for path in self.place.work.glob("best-*.safetensors") if path != best]
+        for old in (*outdated, *self.place.checkpoints()[: -self.job.train.keep_last]):
+            old.unlink()
 
     def _row(self, state: State) -> dict[str, float]:
         means = dict(sorted(state.take_means().items()))  # in one order, resumed or not
@@ -168,7 +194,7 @@ class Watch:
             if not math.isfinite(value):
                 raise RuntimeError(f"{self.place.stage}: {name} is {value} at step {state.step}")
         if self.job.train.keep_best and (self.best is None or row["val_ema_loss"] < self.best["val_ema_loss"]):
-            save_weights(state.average, self.place.out / "best.safetensors")
+            save_weights(state.average, self.place.best(state.step))
             self.best = {"step": state.step, "val_ema_loss": row["val_ema_loss"]}
         return row
 

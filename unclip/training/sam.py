@@ -25,7 +25,6 @@ def ascended(model: nn.Module, rho: float) -> Iterator[None]:
     for p in weights:
         p.grad = None
     try:
-        with torch.enable_grad():
-            yield
+        yield
     finally:
         torch._foreach_copy_(weights, before)

@@ -8,15 +8,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tests.unclip.training.test_run import bytes_of, job, network, run
+from tests.unclip.training.test_run import bytes_of, config, job, network, run
 from unclip.training.blocks import prepare
-from unclip.training.config import TrainConfig
 
 
 def test_a_recomputed_run_is_the_same_to_the_bit(tmp_path: Path) -> None:
     run(tmp_path / "kept", job())
-    run(tmp_path / "recomputed", replace(job(recompute=True), blocks=(nn.Sequential,)))  # with its dropout
+    example = (torch.zeros(1, 8, device="meta"),)  # its operations are counted as they were
+    run(tmp_path / "recomputed", replace(job(recompute=True), blocks=(nn.Sequential,), example=example))
     assert bytes_of(tmp_path / "recomputed") == bytes_of(tmp_path / "kept")
 
 
@@ -28,7 +29,7 @@ def test_of_a_recomputed_block_only_its_input_is_kept() -> None:
         return tensor
 
     model, x = network(), torch.randn(4, 8)
-    prepare(model, (nn.Sequential,), TrainConfig(num_steps=1, batch_size=1, learning_rate=1.0, recompute=True))
+    prepare(model, (nn.Sequential,), config(recompute=True))
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         result = model(x)
     assert sum(kept) <= x.numel()
@@ -50,3 +51,15 @@ def test_a_compiled_run_is_the_same_but_for_rounding(tmp_path: Path) -> None:
 def test_a_setting_that_finds_no_block_is_refused(tmp_path: Path, setting: str) -> None:
     with pytest.raises(ValueError, match=rf"train\.{setting} has no effect: Sequential has no blocks"):
         run(tmp_path / "out", job(**{setting: True}))
+
+
+def test_attention_is_recomputed_the_way_it_was_computed() -> None:
+    model = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True).train()
+    x = torch.randn(2, 5, 8)
+    plain = [torch.autograd.grad(model(x).square().sum(), [*model.parameters()])]
+    prepare(model, (nn.TransformerEncoderLayer,), config(recompute=True))
+    with sdpa_kernel(SDPBackend.MATH):
+        value = model(x).square().sum()
+    plain.append(torch.autograd.grad(value, [*model.parameters()]))  # outside: the backends are the usual ones again
+    for before, after in zip(*plain, strict=True):
+        torch.testing.assert_close(after, before)

@@ -231,18 +231,38 @@ def test_the_average_with_the_least_validation_loss_is_kept(tmp_path: Path) -> N
 
 
 def test_a_killed_run_remembers_the_best(tmp_path: Path) -> None:
-    whole = run(tmp_path / "whole", job(keep_best=True))
-    for step in (6, 5):
-        with pytest.raises(Killed):
-            run(tmp_path / "killed", job(loss_that(kill, step), keep_best=True))
-    assert run(tmp_path / "killed", job(keep_best=True))["best_step"] == whole["best_step"]
-    for name in ("best.safetensors", *FILES):
-        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    losses = iter((3.0, 1.0) * 3)  # by weights and by their average: the first validation, at step 4, is the best
+
+    def score(model: nn.Module) -> dict[str, float]:
+        return {"loss": next(losses, 2.0)} if not killed else {"loss": 2.0}
+
+    killed = False
+    with pytest.raises(Killed):
+        run(tmp_path / "out", replace(job(loss_that(kill, 6), keep_best=True), validate=score))
+    killed = True
+    best = next((tmp_path / "out/work").glob("best-*")).read_bytes()
+    metrics = run(tmp_path / "out", replace(job(keep_best=True), validate=score))
+    assert (metrics["best_step"], metrics["best_val_ema_loss"]) == (4, 1.0)
+    assert (tmp_path / "out/best.safetensors").read_bytes() == best
+    assert [path.name for path in (tmp_path / "out/work").glob("best-*")] == ["best-000000004.safetensors"]
+
+
+def test_a_run_goes_on_from_an_older_checkpoint_where_the_newest_cannot_be_read(
+    tmp_path: Path, undisturbed: dict[str, list[bytes]], capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(Killed):
+        run(tmp_path / "out", job(loss_that(kill, 9), precision="fp32", checkpoint_every=4, keep_last=2))
+    (tmp_path / "out/work/checkpoint-000000008.safetensors").write_bytes(b"damaged")
+    run(tmp_path / "out", job(precision="fp32", checkpoint_every=4, keep_last=2))
+    assert bytes_of(tmp_path / "out") == undisturbed["fp32"]
+    assert "checkpoint-000000008.safetensors cannot be read" in capfd.readouterr().err
 
 
 def test_the_best_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match=r"train.keep_best has no effect: there is no row to validate on"):
         replace(job(keep_best=True), validate=None)
+    with pytest.raises(ValueError, match=r"train.keep_best has no effect: validate_every names no step but the last"):
+        job(keep_best=True, validate_every=0)
 
 
 def test_what_is_told_between_steps(tmp_path: Path) -> None:
