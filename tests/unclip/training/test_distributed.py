@@ -55,6 +55,36 @@ save_file(weights | {"loss": figures["loss"].reshape(1)}, folder / f"{rank}of{co
 """
 
 
+# Rank r sees the slope along axis r alone. Arguments: rank, folder.
+CLIMB = """
+import sys
+from pathlib import Path
+import torch
+from unclip.training.config import TrainConfig
+from unclip.training.distributed import Ranks, joined
+from unclip.training.loop import Step
+from unclip.training.state import new_state
+
+rank, folder = int(sys.argv[1]), Path(sys.argv[2])
+ranks = Ranks(index=rank, count=2)
+model = torch.nn.Linear(2, 1, bias=False)
+torch.nn.init.ones_(model.weight)
+config = TrainConfig(num_steps=2, batch_size=2, learning_rate=1e-3, sam_rho=0.1, clip_norm=0, precision="fp32")
+with joined(ranks, folder / "meeting", "cpu"):
+    step = Step(lambda model, batch, _: (0.5 * model(batch["x"]).square().sum(), {}), config, 0, "cpu", ranks)
+    figures = step(new_state(model, config, "cpu"), {"x": torch.eye(2)[rank : rank + 1]})
+(folder / f"{rank}.txt").write_text(str(float(figures["grad_norm"])))
+"""
+
+
+def test_every_rank_climbs_along_its_own_gradient(tmp_path: Path) -> None:
+    """Along the mean of both gradients each would climb 0.07 of its own slope, not 0.1."""
+    ranks = [subprocess.Popen([sys.executable, "-c", CLIMB, str(rank), str(tmp_path)]) for rank in range(2)]
+    assert [rank.wait() for rank in ranks] == [0, 0]
+    norms = [float((tmp_path / f"{rank}.txt").read_text()) for rank in range(2)]
+    assert norms == pytest.approx([1.1 / 2**0.5] * 2)
+
+
 def test_two_ranks_equal_one(tmp_path: Path) -> None:
     for count in (1, 2):
         ranks = [
