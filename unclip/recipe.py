@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -118,10 +119,19 @@ def _tree(name: str) -> ast.Module:
     return ast.parse(path.read_text())
 
 
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """The node and all statements in it; where imports and docstrings are, found without a look at expressions."""
+    yield node
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        inside = getattr(node, name, ())
+        for child in inside if isinstance(inside, list) else ():
+            yield from _statements(child)
+
+
 @cache
 def _imports(name: str) -> tuple[str, ...]:
     found = []
-    for node in ast.walk(_tree(name)):
+    for node in _statements(_tree(name)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -132,7 +142,7 @@ def _imports(name: str) -> tuple[str, ...]:
 @cache
 def _tree_digest(name: str) -> str:
     tree = _tree(name)
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             first = node.body[0] if node.body else None
             if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(node.body) > 1:
