@@ -1,4 +1,4 @@
-"""One Prefect server process: `python -m unclip.prefect_service FOLDER GRACE_S SOCKET`, as `prefect_server` starts it.
+"""One Prefect server process: `python -m unclip.prefect_service FOLDER GRACE_S`, started by `unclip.prefect_server`.
 
 It ends itself soon after no process holds a shared lock on `FOLDER/clients.lock`, and first marks what still counts as
 running in its database as crashed: whoever ran it is gone. The time from start to ready is mostly Prefect's migrations
@@ -26,13 +26,14 @@ _POLL_S = 0.25
 _END_S = 3.0  # a server that has not shut down by then is ended
 
 
-def main(folder: Path, grace_s: float, listener: socket.socket) -> None:
-    """Serve on a bound socket until no client is left for `grace_s`, or until SIGTERM."""
+def main(folder: Path, grace_s: float) -> None:
+    """Serve until no client is left for `grace_s`, or until SIGTERM."""
     ending = Thread(target=_end_when_unused, args=(folder, grace_s), daemon=True)
     ending.start()
     lock = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)  # held until this process ends
     fcntl.flock(lock, fcntl.LOCK_EX)
-    with listener:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
         fresh = not _adopt_blank(folder / "prefect.db")
         _configure(folder, port)
@@ -157,4 +158,4 @@ def _keep_blank(database: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]), socket.socket(fileno=int(sys.argv[3])))
+    main(Path(sys.argv[1]), float(sys.argv[2]))
