@@ -74,7 +74,7 @@ def show_plan(
     from dataclasses import asdict
 
     from flows.graph import open_graph
-    from flows.plan import is_complete, plan, total_seconds
+    from flows.plan import expectation, plan
 
     graph = open_graph(file, name, store, tuple(overrides))
     plans = plan(graph, until)
@@ -90,11 +90,7 @@ def show_plan(
     out.print(
         table(f"plan of {name} in {store}", ["stage", "will be", "seconds", "disk", "why"], rows, ["seconds", "disk"])
     )
-    unknown = [p for p in plans if p.num_missing and p.seconds is None]
-    total = f"about {total_seconds(plans, graph):.0f} s{' and what no run knows yet' * bool(unknown)}"
-    if len(unknown) == sum(p.num_missing > 0 for p in plans):
-        total = "no run knows yet how long"
-    out.print("nothing to do" if is_complete(plans) else total)
+    out.print(expectation(plans, graph))
     if graph.pipeline.is_large if costs is None else costs:
         from flows.costs import print_costs
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.config import Pipeline, load_pipeline
 from unclip.artifact import Artifact
-from unclip.data.digests import file_digest
+from unclip.data.digests import known_digest
 from unclip.data.source_plan import shard_recipes
 from unclip.recipe import Recipe, code_digest, recipe_config
 from unclip.store import Store
@@ -174,7 +174,7 @@ class Graph:
 def pretrained_recipe(name_and_weights: str) -> str:
     """`MODEL:WEIGHTS` with the digest of the weights where they are a file: its bytes count, not its place."""
     name, _, weights = name_and_weights.partition(":")
-    return f"{name}:{file_digest(Path(weights))}" if weights and Path(weights).is_file() else name_and_weights
+    return f"{name}:{known_digest(Path(weights))}" if weights and Path(weights).is_file() else name_and_weights
 
 
 def open_graph(file: Path, name: str, store: Path, overrides: tuple[str, ...] = ()) -> Graph:

@@ -35,6 +35,16 @@ def is_complete(plans: list[Plan]) -> bool:
     return all(p.num_missing == 0 for p in plans)
 
 
+def expectation(plans: list[Plan], graph: Graph) -> str:
+    """How long a run will take, in words."""
+    unknown = [p.seconds is None for p in plans if p.num_missing]
+    if not unknown:
+        return "nothing to do"
+    if all(unknown):
+        return "no run knows yet how long"
+    return f"about {total_seconds(plans, graph):.0f} s{' and what no run knows yet' * any(unknown)}"
+
+
 def total_seconds(plans: list[Plan], graph: Graph) -> float:
     """How long all of it takes as far as that is known; stages of a group run side by side."""
     seconds = {p.stage: p.seconds or 0.0 for p in plans}

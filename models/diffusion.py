@@ -119,9 +119,9 @@ def min_snr_weight(t: Tensor, schedule: Schedule, gamma: float) -> Tensor:
 def high_noise_weight(t: Tensor, schedule: Schedule, most: float) -> Tensor:
     """(B,) weights min(1 / alpha_bar, most) of noise errors: much noise counts for more.
 
-    Unbounded they are Salimans & Ho's (2022, §4, "SNR+1"), the plain error of v. Colours and places are decided there,
-    where an error in the noise is a far larger one in x0; a noise predictor needs the bound: 1 / alpha_bar ends
-    at 4e8 (cosine, 1,000 steps). Not the paper's, which weighs all levels alike (`most` 1).
+    Unbounded they are Salimans & Ho's (2022, §4, "SNR+1"), the plain error of v. An error in the noise
+    is a far larger one in x0 there; docs/log.md has what a short run gains. A noise predictor needs the bound:
+    1 / alpha_bar ends at 4e8 (cosine, 1,000 steps). Not the paper's, which weighs all levels alike (`most` 1).
     """
     return (1 / level(schedule.alpha_bar, t, t)).clamp(max=most)
 

@@ -3,6 +3,8 @@
 B batch, h low side, P high side, p side of a training crop. Images are float32 (B, 3, side, side) in [-1, 1].
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -91,15 +93,16 @@ class Upsampler(nn.Module):
         noise = draw_noise(resized_low, generator) if noise is None else noise
 
         def network(x: Tensor, t: Tensor) -> tuple[Tensor, None]:
-            def at_t(x: Tensor, resized_low: Tensor) -> Tensor:
-                return self(x, t, resized_low)
-
             if tile_px is None:
-                return at_t(x, resized_low), None
-            return tiled(at_t, x, resized_low, px=tile_px, multiple=self.unet.min_multiple), None
+                return self(x, t, resized_low), None
+            step, multiple = partial(self._noise_at, t), self.unet.min_multiple
+            return tiled(step, x, resized_low, px=tile_px, multiple=multiple), None
 
         denoiser = eps_denoiser(network, self.schedule, clamp=True)
         return ddim(denoiser, noise, respaced(self.schedule, num_steps), generator, eta=eta)
+
+    def _noise_at(self, t: Tensor, xt: Tensor, resized_low: Tensor) -> Tensor:
+        return self(xt, t, resized_low)
 
 
 def random_crop(images: Tensor, px: int, generator: torch.Generator) -> Tensor:

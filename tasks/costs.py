@@ -26,11 +26,18 @@ PAPER_PARAMETERS = {  # App. C, table 3, "model size"
     "upsampler_mid": 0.7e9,
     "upsampler_top": 0.3e9,
 }
-TABLE_3 = ((2048, 24), (1664, 24))  # width and depth of the diffusion prior's and of the AR prior's transformer
-WHY_ANOTHER_SIZE = {  # where table 3's own widths and depths make another size than it says
-    "prior_diffusion": "24 blocks of width 2048 are 1.2B, and table 3 has them twice: text encoder and prior",
-    "prior_ar": "a text encoder of 1.3B, 24 blocks of width 1664 with cross-attention of 1.1B, and code tables of "
-    "1.1B: 319 components x 1,024 buckets x 1664 to read, and to predict",
+WHY_ANOTHER_SIZE = {  # at table 3's own width and depth of the transformer
+    "prior_diffusion": (
+        2048,
+        24,
+        "24 blocks of width 2048 are 1.2B, and table 3 has them twice: text encoder and prior",
+    ),
+    "prior_ar": (
+        1664,
+        24,
+        "a text encoder of 1.3B, 24 blocks of width 1664 with cross-attention of 1.1B, and code tables of 1.1B: "
+        "319 components x 1,024 buckets x 1664 to read, and to predict",
+    ),
 }
 
 
@@ -78,7 +85,8 @@ def network_costs(pipeline: Any) -> list[Cost]:
     found = []
     for part, network in networks.items():
         flops, activation_bytes = measure(network, network.example_inputs())
-        train = getattr(getattr(pipeline, part), "train", None)
+        stage = getattr(pipeline, part)
+        train = stage.train
         found.append(
             Cost(
                 part=part,
@@ -86,17 +94,16 @@ def network_costs(pipeline: Any) -> list[Cost]:
                 flops=flops,
                 activation_bytes=activation_bytes,
                 num_samples=train.num_steps * train.batch_size * train.num_passes if train else 0,
-                remark=WHY_ANOTHER_SIZE.get(part, "") if sizes_of(getattr(pipeline, part)) in TABLE_3 else "",
+                remark=remark_on(part, stage.network),
             )
         )
     return found
 
 
-def sizes_of(stage: Any) -> tuple[int, int] | None:
-    """Width and depth of a stage's transformer; None where its network is none."""
-    network = getattr(stage, "network", None)
-    width, depth = getattr(network, "width", None), getattr(network, "depth", None)
-    return None if width is None or depth is None else (width, depth)
+def remark_on(part: str, network: Any) -> str:
+    """Why a network of table 3 has not the size that table 3 says; nothing of another."""
+    width, depth, why = WHY_ANOTHER_SIZE.get(part, (0, 0, ""))
+    return why if why and (network.width, network.depth) == (width, depth) else ""
 
 
 def clip_spec(stage: ClipStage) -> ClipSpec:

@@ -56,16 +56,16 @@ def load_prior(artifact: Artifact, weights: str = "ema", device: str = "cpu") ->
     return prior
 
 
-def load_decoder(artifact: Artifact, weights: str = "ema", device: str = "cpu") -> Decoder:
+def load_decoder(artifact: Artifact, device: str = "cpu") -> Decoder:
     """The network of a `decoder` artifact."""
-    decoder = load_network(artifact, weights, device)
+    decoder = load_network(artifact, device=device)
     assert isinstance(decoder, Decoder)
     return decoder
 
 
-def load_upsampler(artifact: Artifact, weights: str = "ema", device: str = "cpu") -> Upsampler:
+def load_upsampler(artifact: Artifact, device: str = "cpu") -> Upsampler:
     """The network of an `upsampler_mid` or `upsampler_top` artifact."""
-    upsampler = load_network(artifact, weights, device)
+    upsampler = load_network(artifact, device=device)
     assert isinstance(upsampler, Upsampler)
     return upsampler
 
@@ -110,13 +110,13 @@ def load_sampling(stack: Artifact) -> AssembleConfig:
     return AssembleConfig(**sampling)
 
 
-def load_stack(stack: Artifact, weights: str = "ema", device: str = "cpu") -> Stack:
-    """The whole stack of an `assemble` artifact, its networks' weights averaged ("ema") or "online"."""
+def load_stack(stack: Artifact, device: str = "cpu") -> Stack:
+    """The whole stack of an `assemble` artifact, with averaged weights."""
     parts = stack_parts(stack)
     return Stack(
         clip=load_clip(parts["clip"], device),
-        priors={name: load_prior(part, weights, device) for name, part in parts.items() if name.startswith("prior_")},
-        decoder=load_decoder(parts["decoder"], weights, device),
-        mid=load_upsampler(parts["upsampler_mid"], weights, device),
-        top=load_upsampler(parts["upsampler_top"], weights, device),
+        priors={name: load_prior(part, device=device) for name, part in parts.items() if name.startswith("prior_")},
+        decoder=load_decoder(parts["decoder"], device),
+        mid=load_upsampler(parts["upsampler_mid"], device),
+        top=load_upsampler(parts["upsampler_top"], device),
     )

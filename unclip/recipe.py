@@ -3,11 +3,14 @@
 import ast
 import hashlib
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from unclip.data.digests import file_digest, remembered
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("flows", "tasks", "models", "unclip")
@@ -112,11 +115,43 @@ def _source(name: str) -> Path | None:
     return None
 
 
+def _imports(name: str) -> tuple[str, ...]:
+    return tuple(n for n in _facts(name)["imports"] if _source(n) is not None)
+
+
+def _tree_digest(name: str) -> str:
+    return str(_facts(name)["tree"])
+
+
 @cache
-def _tree(name: str) -> ast.Module:
+def _facts(name: str) -> dict[str, Any]:
+    """What a module imports of this repository, and the digest of its syntax tree; parsed when its file has changed."""
     path = _source(name)
     assert path is not None, name
-    return ast.parse(path.read_text())
+    facts: dict[str, Any] = json.loads(remembered(path, _kind(), _parsed))
+    return facts
+
+
+@cache
+def _kind() -> str:
+    """Names what `_parsed` says: another Python or another version of this file says something else."""
+    return f"code {sys.version_info.major}.{sys.version_info.minor} {file_digest(Path(__file__))}"
+
+
+def _parsed(path: Path) -> str:
+    tree = ast.parse(path.read_text())
+    found: list[str] = []
+    for node in list(_statements(tree)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found += [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        elif isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            first = node.body[0] if node.body else None
+            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(node.body) > 1:
+                del node.body[0]
+    ours = [n for n in found if n.split(".")[0] in PACKAGES]
+    return json.dumps({"imports": ours, "tree": hashlib.sha256(ast.dump(tree).encode()).hexdigest()})
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
@@ -126,25 +161,3 @@ def _statements(node: ast.AST) -> Iterator[ast.AST]:
         inside = getattr(node, name, ())
         for child in inside if isinstance(inside, list) else ():
             yield from _statements(child)
-
-
-@cache
-def _imports(name: str) -> tuple[str, ...]:
-    found = []
-    for node in _statements(_tree(name)):
-        if isinstance(node, ast.Import):
-            found += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found += [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
-    return tuple(n for n in found if n.split(".")[0] in PACKAGES and _source(n) is not None)
-
-
-@cache
-def _tree_digest(name: str) -> str:
-    tree = _tree(name)
-    for node in _statements(tree):
-        if isinstance(node, ast.Module | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            first = node.body[0] if node.body else None
-            if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and len(node.body) > 1:
-                del node.body[0]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()

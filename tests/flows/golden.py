@@ -4,8 +4,10 @@ import json
 import sys
 from pathlib import Path
 
+from flows.graph import TRAINED
+
 GOLDEN = Path(__file__).with_name("golden_losses.json")
-STAGES = ("clip", "prior_diffusion", "prior_ar", "decoder", "upsampler_mid", "upsampler_top")
+STAGES = ("clip", *TRAINED)
 
 
 def losses_of(store: Path) -> dict[str, list[float]]:

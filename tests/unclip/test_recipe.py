@@ -1,3 +1,4 @@
+import os
 from dataclasses import dataclass
 
 import pytest
@@ -16,19 +17,19 @@ class Settings:
 def source_tree(tmp_path, monkeypatch):
     """A small repository of its own in place of ours."""
     monkeypatch.setattr(module, "ROOT", tmp_path)
-    for cached in (module._tree, module._imports, module._tree_digest):
-        cached.cache_clear()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    module._facts.cache_clear()
     (tmp_path / "models").mkdir()
     yield tmp_path / "models"
-    for cached in (module._tree, module._imports, module._tree_digest):
-        cached.cache_clear()
+    module._facts.cache_clear()
 
 
 def digest_with(folder, text):
     (folder / "a.py").write_text("from models import b\n\n\ndef f():\n    return b.g()\n")
     (folder / "b.py").write_text(text)
-    for cached in (module._tree, module._imports, module._tree_digest):
-        cached.cache_clear()
+    for name in ("a.py", "b.py"):
+        os.utime(folder / name, (1, 1))  # settled: what it holds is remembered
+    module._facts.cache_clear()
     return code_digest(("models.a",))
 
 
@@ -39,6 +40,13 @@ def test_comments_layout_and_docstrings_do_not_change_the_code_digest(source_tre
 
 def test_a_change_in_an_imported_module_changes_the_code_digest(source_tree):
     assert digest_with(source_tree, "def g(): return 1\n") != digest_with(source_tree, "def g(): return 2\n")
+
+
+def test_a_module_that_has_not_changed_is_not_parsed_again(source_tree, monkeypatch):
+    before = digest_with(source_tree, "def g(): return 1\n")
+    monkeypatch.setattr(module, "_parsed", lambda path: pytest.fail(f"{path} was parsed again"))
+    module._facts.cache_clear()
+    assert code_digest(("models.a",)) == before
 
 
 def test_a_decoder_does_not_count_the_priors():

@@ -1,15 +1,19 @@
-"""SHA-256 of files, remembered between plans: data that has not changed is not read again."""
+"""What files hold, remembered between plans: what has not changed is not read again."""
 
 import hashlib
 import os
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 SETTLED_S = 2.0  # a file changed more recently may change again within one tick of its clock: it is not remembered
-TABLE = "CREATE TABLE IF NOT EXISTS digests (path TEXT PRIMARY KEY, state TEXT NOT NULL, sha256 TEXT NOT NULL)"
+TABLE = (
+    "CREATE TABLE IF NOT EXISTS facts "
+    "(path TEXT, kind TEXT, state TEXT NOT NULL, fact TEXT NOT NULL, PRIMARY KEY (path, kind))"
+)
 
 
 def file_digest(path: Path) -> str:
@@ -29,19 +33,27 @@ def known_digest(path: Path) -> str:
 
     Raises: ValueError when it cannot be read.
     """
+    return remembered(path, "sha256", file_digest)
+
+
+def remembered(path: Path, kind: str, read: Callable[[Path], str]) -> str:
+    """read(path), called only if the file's size or times differ from when it last was, for this kind of fact.
+
+    Raises: ValueError when the file cannot be read, and what `read` raises.
+    """
     state, place = _state(path), str(path.absolute())
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
         known = _open_cache(home / "unclip", os.getpid(), threading.get_ident())
-        row = known.execute("SELECT state, sha256 FROM digests WHERE path = ?", (place,)).fetchone()
+        row = known.execute("SELECT state, fact FROM facts WHERE path = ? AND kind = ?", (place, kind)).fetchone()
         if row is not None and row[0] == state:
             return str(row[1])
-        digest = file_digest(path)
+        fact = read(path)
         if state == _state(path) and time.time() - path.stat().st_mtime > SETTLED_S:
-            known.execute("REPLACE INTO digests VALUES (?, ?, ?)", (place, state, digest))
-        return digest
+            known.execute("REPLACE INTO facts VALUES (?, ?, ?, ?)", (place, kind, state, fact))
+        return fact
     except (OSError, sqlite3.Error):  # no place to remember anything: a plan works all the same
-        return file_digest(path)
+        return read(path)
 
 
 def _state(path: Path) -> str:
@@ -54,9 +66,9 @@ def _state(path: Path) -> str:
 
 @cache
 def _open_cache(folder: Path, process: int, thread: int) -> sqlite3.Connection:
-    """The digests known to this user, opened once by each thread; several processes may use them at once."""
+    """The facts known to this user, opened once by each thread; several processes may use them at once."""
     folder.mkdir(parents=True, exist_ok=True)
-    known = sqlite3.connect(folder / "digests.sqlite", isolation_level=None)
+    known = sqlite3.connect(folder / "facts.sqlite", isolation_level=None)
     known.execute("PRAGMA journal_mode=WAL")
     known.execute("PRAGMA synchronous=NORMAL")
     known.execute(TABLE)

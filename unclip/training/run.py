@@ -84,9 +84,8 @@ def train(job: Job, place: Place, progress: Callable[..., None]) -> dict[str, An
     prepare(state.model, job.blocks, job.train)
     place.ranks.wait()  # the checkpoint is read by all before the first of them writes the next
     curve = Curve(place.out / "curve.jsonl", record["curve_bytes"]) if place.ranks.is_first else None
-    watch = Watch(job, place, curve, progress)
-    watch.first_step, watch.best = state.step, record["best"]
-    watch.sample_flops = flops * job.train.num_passes
+    start = Start(step=state.step, best=record["best"], sample_flops=flops * job.train.num_passes)
+    watch = Watch(job, place, curve, progress, start)
     step = Step(job.loss, job.train, place.seed, place.device, place.ranks)
     num_threads = max(1, min(MAX_THREADS, num_cores() // place.ranks.count))
     batches = prefetch(_loader(job, place), state.step, job.train.num_steps, AHEAD, num_threads)
@@ -124,14 +123,23 @@ def resume(state: State, place: Place) -> dict[str, Any]:
     return {"curve_bytes": 0, "best": None}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What is known when a process begins to train."""
+
+    step: int  # done before
+    best: dict[str, Any] | None  # step and loss of the average that validated best, where `keep_best` asks
+    sample_flops: int  # of a sample's forward and backward passes; 0 where they are not counted
+
+
 class Watch:
     """What happens between steps: curve, progress, validation, checkpoints, and the end that SIGTERM asks for."""
 
-    def __init__(self, job: Job, place: Place, curve: Curve | None, progress: Callable[..., None]) -> None:
-        self.job, self.place, self.curve, self.progress = job, place, curve, progress
-        self.first_step = 0  # of this process
-        self.best: dict[str, Any] | None = None  # validation of the average: step and loss, where `keep_best` asks
-        self.sample_flops = 0  # of a sample's forward and backward passes; 0 where they are not counted
+    def __init__(
+        self, job: Job, place: Place, curve: Curve | None, progress: Callable[..., None], start: Start
+    ) -> None:
+        self.job, self.place, self.curve, self.progress, self.start = job, place, curve, progress, start
+        self.best = start.best
         self.peak_flops = peak_flops(place.device) if job.train.precision == "bf16" else None
         self.is_asked_to_end = False
         self.started = self.told = self.asked = time.monotonic()
@@ -208,11 +216,11 @@ class Watch:
     def _speed(self, state: State) -> dict[str, float]:
         """Since this process began; FLOPs are the network's, forward and backward, whatever is recomputed."""
         seconds = max(time.monotonic() - self.started, 1e-9)
-        steps_per_s = (state.step - self.first_step) / seconds
+        steps_per_s = (state.step - self.start.step) / seconds
         speed = {"steps_per_s": steps_per_s, "data_wait_fraction": self.waited_s / seconds}
         speed["samples_per_s"] = steps_per_s * self.job.train.batch_size
-        if self.sample_flops:
-            speed["flops_per_s"] = speed["samples_per_s"] * self.sample_flops
+        if self.start.sample_flops:
+            speed["flops_per_s"] = speed["samples_per_s"] * self.start.sample_flops
             if self.peak_flops:
                 speed["flops_utilisation"] = speed["flops_per_s"] / (self.peak_flops * self.place.ranks.count)
         return speed
@@ -226,7 +234,7 @@ class Watch:
 
     def metrics(self, state: State) -> dict[str, Any]:
         """What a finished run tells of itself; the speed is of this process's share of the steps."""
-        speed = self._speed(state) if state.step > self.first_step else {}
+        speed = self._speed(state) if state.step > self.start.step else {}
         best = {f"best_{name}": value for name, value in (self.best or {}).items()}
         num_parameters = sum(p.numel() for p in state.model.parameters())
         counts = {"num_steps": state.step, "num_parameters": num_parameters, "num_ranks": self.place.ranks.count}
