@@ -142,16 +142,14 @@ def serve(name: Name, overrides: Sets = [], store: StoreDir = STORE, file: File 
 
 
 @app.command(rich_help_panel="Pipelines")
-def ui(
-    store: StoreDir = STORE, stop: Annotated[bool, typer.Option("--stop", help="Stop the Prefect server")] = False
-) -> None:
+def ui(store: StoreDir = STORE, stop: Annotated[bool, typer.Option("--stop", help="End the pages")] = False) -> None:
     """Serve the Prefect and MLflow pages of a store until Ctrl-C. Example: unclip ui --store store"""
     from flows.serve import show_pages, stop_pages
 
-    if not stop:
+    if stop:
+        out.print(stop_pages(store))
+    else:
         show_pages(store)
-    elif not stop_pages(store):
-        out.print(f"nothing is served of {store}")
 
 
 def main() -> None:

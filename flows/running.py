@@ -15,13 +15,14 @@ def run_flow(graph: Graph, overrides: tuple[str, ...], until: str | None, file: 
     """The record of a run through Prefect on the store's own server, or the one `PREFECT_API_URL` names."""
     server = start_server(graph.store.root)
     err.print(f"{graph.name}: starting the Prefect server of {graph.store.root}")
-    url = server.wait()
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # our one line says it, -v says more
-    apply_environment(graph.store.root, url)
+    apply_environment(graph.store.root, server.address())
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  # takes seconds: those in which the server starts
     from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 
     from flows.retrain import retrain
 
+    server.wait()
     try:
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             retrain(graph.name, str(graph.store.root), overrides, until, str(file.resolve()))

@@ -1,6 +1,7 @@
 """A pipeline on its schedule, served from this machine, and the web pages of its store."""
 
 import fcntl
+import json
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ from typing import Any
 from flows.interrupt import PARENT, on_interrupt
 from unclip.launch import Command, run
 from unclip.mlflow_view import tracking_uri
-from unclip.prefect_server import OFFLINE, apply_environment, start_server, stop_server
+from unclip.prefect_server import OFFLINE, apply_environment, running_url, start_server
 
 Schedule = str | float
 _TRAINING = "#/experiments?workflowType=machine_learning"  # MLflow's page opens for chats otherwise
@@ -63,30 +64,58 @@ def pages(store_root: Path) -> Iterator[dict[str, str]]:
 
 
 def show_pages(store_root: Path, say: Callable[[str], None] = print) -> None:
-    """Say where the pages are and keep them up until Ctrl-C, SIGTERM or `stop_pages`."""
-    record = store_root.absolute() / "pages.pid"
+    """Say where the pages are and keep them up until Ctrl-C, SIGTERM or `stop_pages`; if they are up, only say so."""
+    record = store_root.absolute() / "pages.json"
     record.parent.mkdir(parents=True, exist_ok=True)
-    with on_interrupt(), open(record, "a+") as lock, pages(store_root) as addresses:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # of another `show_pages`; held until this process ends
-        record.write_text(str(os.getpid()))
-        for page, address in addresses.items():
-            say(f"{page:>8} {address}")
-        while True:
-            time.sleep(3600)
+    with on_interrupt(), open(record, "a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until this process ends
+        except BlockingIOError:
+            _say_addresses(_addresses(record), say)
+            return
+        _note(record, {})
+        with pages(store_root) as addresses:
+            _note(record, addresses)
+            _say_addresses(addresses, say)
+            while True:
+                time.sleep(3600)
 
 
-def stop_pages(store_root: Path) -> bool:
-    """Whether pages or a Prefect server ran; both are ended, and what uses them is interrupted."""
-    record, found = store_root.absolute() / "pages.pid", False
+def stop_pages(store_root: Path, limit_s: float = 5.0) -> str:
+    """What was done, in words: the pages are ended, and with them a Prefect server that nothing else uses."""
+    record, said = store_root.absolute() / "pages.json", f"no pages of {store_root} are up"
     if record.exists():
         with open(record) as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                os.kill(int(lock.read()), signal.SIGTERM)  # the lock is held, so the id is still theirs
+                os.kill(json.load(lock)["pid"], signal.SIGTERM)  # the lock is held, so the id is still theirs
                 fcntl.flock(lock, fcntl.LOCK_SH)
-                found = True
-    return stop_server(store_root) or found
+                said = f"the pages of {store_root} are ended"
+    until = time.monotonic() + limit_s
+    while running_url(store_root) and time.monotonic() < until:
+        time.sleep(0.1)
+    return f"{said}; its Prefect server stays up for the run that uses it" if running_url(store_root) else said
+
+
+def _note(record: Path, addresses: dict[str, str]) -> None:
+    record.write_text(json.dumps({"pid": os.getpid(), "pages": addresses}))
+
+
+def _addresses(record: Path, limit_s: float = 60.0) -> dict[str, str]:
+    """Where another process serves the pages, once it has said so."""
+    until = time.monotonic() + limit_s
+    while time.monotonic() < until:
+        with suppress(ValueError):  # it is being written
+            if addresses := json.loads(record.read_text())["pages"]:
+                return dict(addresses)
+        time.sleep(0.1)
+    raise RuntimeError(f"another process holds {record} and has not said where it serves the pages")
+
+
+def _say_addresses(addresses: dict[str, str], say: Callable[[str], None]) -> None:
+    for page, address in addresses.items():
+        say(f"{page:>8} {address}")
 
 
 class _Leave(Exception):

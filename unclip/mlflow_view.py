@@ -16,6 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from unclip.blanks import adopt_blank, keep_blank
 from unclip.prefect_server import OFFLINE
 
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "running": "KILLED"}
@@ -37,24 +38,33 @@ class MlflowView:
         self.root = store_root.absolute()
         self.folder = self.root / "mlflow"
         self.folder.mkdir(parents=True, exist_ok=True)
-        with closing(sqlite3.connect(self.folder / "mlflow.db")) as database:  # MLflow would try for two minutes
-            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        database = self.folder / "mlflow.db"
+        if not adopt_blank(database, "mlflow"):
+            keep_blank("mlflow", _migrate)
+            adopt_blank(database, "mlflow")
+        with closing(sqlite3.connect(database)) as connection:  # MLflow would try for two minutes
+            connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         self.client = MlflowClient(tracking_uri(self.root))
 
-    def open_run(self, run_id: str, pipeline: str, started: str, settings: dict[str, Any]) -> str:
-        """The MLflow id of the pipeline run `run_id`, there already or made now."""
-        tags = {"unclip.run": run_id, "unclip.pipeline": pipeline, "mlflow.source.name": f"unclip run {pipeline}"}
-        run = self._find_or_create(
-            self._experiment(pipeline), tags, f"{pipeline} {started[:19]}".replace("T", " "), started
-        )
+    def open_run(
+        self, run_id: str, pipeline: str, started: str, settings: dict[str, Any]
+    ) -> tuple[str, dict[str, str]]:
+        """The MLflow ids of the pipeline run `run_id`, there already or made now, and of its stages told so far."""
+        experiment = self._experiment(pipeline)
+        told = self.client.search_runs([experiment], f"tags.`unclip.run` = '{run_id}'", max_results=1000)
+        stages = {run.data.tags.get("unclip.stage", ""): str(run.info.run_id) for run in told}
+        run = stages.pop("", None)
+        if run is None:
+            tags = {"unclip.run": run_id, "unclip.pipeline": pipeline, "mlflow.source.name": f"unclip run {pipeline}"}
+            run = self._create(experiment, tags, f"{pipeline} {started[:19]}".replace("T", " "), started)
         self._log_params(run, settings)
         self.client.log_dict(run, settings, "settings.json")
-        return run
+        return run, stages
 
     def open_stage(self, parent: str, run_id: str, stage: str, started: str) -> str:
-        """The MLflow id of the stage's nested run, there already or made now."""
+        """The MLflow id of a new nested run of the stage."""
         tags = {"unclip.run": run_id, "unclip.stage": stage, "mlflow.parentRunId": parent}
-        return self._find_or_create(self.client.get_run(parent).info.experiment_id, tags, stage, started)
+        return self._create(self.client.get_run(parent).info.experiment_id, tags, stage, started)
 
     def add_figures(self, run: str, step: int, figures: dict[str, float], at_ms: int) -> None:
         """A point of every figure's curve."""
@@ -112,11 +122,7 @@ class MlflowView:
         place = (self.folder / "artifacts" / pipeline).as_uri()
         return str(self.client.create_experiment(pipeline, artifact_location=place))
 
-    def _find_or_create(self, experiment: str, tags: dict[str, str], name: str, started: str) -> str:
-        stage = tags.get("unclip.stage")
-        for run in self.client.search_runs([experiment], f"tags.`unclip.run` = '{tags['unclip.run']}'"):
-            if run.data.tags.get("unclip.stage") == stage:
-                return str(run.info.run_id)
+    def _create(self, experiment: str, tags: dict[str, str], name: str, started: str) -> str:
         made = self.client.create_run(experiment, _milliseconds(started), {"mlflow.user": "unclip", **tags}, name)
         return str(made.info.run_id)
 
@@ -179,6 +185,14 @@ class MlflowView:
         )
         for some in iter(lambda: list(islice(points, 1000)), []):  # MLflow's limit a call
             self.client.log_batch(run, metrics=some)
+
+
+def _migrate(database: Path) -> None:
+    from mlflow import MlflowClient
+
+    MlflowClient(f"sqlite:///{database}")
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DELETE FROM experiments")  # the default one knows its folder; MLflow makes it again
 
 
 def tracking_uri(store_root: Path) -> str:

@@ -8,7 +8,7 @@ dead whatever has become of its process id, and ends itself once no client is le
 import fcntl
 import json
 import os
-import signal
+import socket
 import subprocess
 import sys
 import time
@@ -34,13 +34,22 @@ class Server:
     def __init__(self, store_root: Path, grace_s: float = 1.0) -> None:
         self.folder = store_root.absolute() / "prefect"
         self._clients: int | None = None
+        self._address: Future[str] = Future()  # known before anything answers there
         self._url: Future[str] = Future()
         given = os.environ.get("PREFECT_API_URL")
         if given:
+            self._address.set_result(given)
             self._url.set_result(given)
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         Thread(target=self._start, args=(grace_s,), daemon=True).start()
+
+    def address(self, timeout_s: float = 90.0) -> str:
+        """Where the server's API will answer.
+
+        Raises: as `wait`.
+        """
+        return self._address.result(timeout_s)
 
     def wait(self, timeout_s: float = 90.0) -> str:
         """The address of the server's API, once it answers.
@@ -61,9 +70,14 @@ class Server:
                 self._clients = _lock(self.folder / "clients.lock", fcntl.LOCK_SH)  # waits for a server that is ending
                 if not _is_held(self.folder / "server.lock"):
                     (self.folder / "server.json").unlink(missing_ok=True)
-                    _spawn(self.folder, grace_s)
-                self._url.set_result(_await_record(self.folder))
+                    self._address.set_result(_spawn(self.folder, grace_s))
+                url = _await_record(self.folder)
+                if not self._address.done():
+                    self._address.set_result(url)
+                self._url.set_result(url)
         except BaseException as error:  # of a thread: it is raised where the address is waited for
+            if not self._address.done():
+                self._address.set_exception(error)
             self._url.set_exception(error)
 
 
@@ -95,24 +109,6 @@ def running_url(store_root: Path) -> str | None:
     return str(record["url"]) if record and _is_held(folder / "server.lock") else None
 
 
-def stop_server(store_root: Path, timeout_s: float = 10.0) -> bool:
-    """Whether a server ran; it has ended on return, clients or not.
-
-    Raises: TimeoutError.
-    """
-    folder = store_root.absolute() / "prefect"
-    record = _record(folder)
-    if record is None or not _is_held(folder / "server.lock"):
-        return False
-    os.kill(int(record["pid"]), signal.SIGTERM)  # the lock is held, so the id is still the server's
-    deadline = time.monotonic() + timeout_s
-    while _is_held(folder / "server.lock"):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"the Prefect server {record['pid']} did not end in {timeout_s:g} s")
-        time.sleep(0.05)
-    return True
-
-
 def apply_environment(store_root: Path, url: str) -> None:
     """Point Prefect, not yet imported, at the server in this process and its children; nothing phones home.
 
@@ -128,18 +124,22 @@ def apply_environment(store_root: Path, url: str) -> None:
     os.environ["NO_PROXY"] = ",".join(dict.fromkeys([*filter(None, bypass), "127.0.0.1", "localhost"]))
 
 
-def _spawn(folder: Path, grace_s: float) -> None:
+def _spawn(folder: Path, grace_s: float) -> str:
+    """Starts a server on a free port; the address where it will answer."""
     root = str(Path(__file__).resolve().parent.parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
-    with (folder / "server.log").open("ab") as log:
+    with (folder / "server.log").open("ab") as log, socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
         subprocess.Popen(
-            [sys.executable, "-m", "unclip.prefect_service", str(folder), str(grace_s)],
+            [sys.executable, "-m", "unclip.prefect_service", str(folder), str(grace_s), str(listener.fileno())],
             env=environment,
+            pass_fds=[listener.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             start_new_session=True,  # Ctrl-C in the terminal is not for it
         )
+        return f"http://127.0.0.1:{listener.getsockname()[1]}/api"
 
 
 def _await_record(folder: Path) -> str:

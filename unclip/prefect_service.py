@@ -1,41 +1,40 @@
-"""One Prefect server process: `python -m unclip.prefect_service FOLDER GRACE_S`, started by `unclip.prefect_server`.
+"""One Prefect server process: `python -m unclip.prefect_service FOLDER GRACE_S SOCKET`, as `prefect_server` starts it.
 
 It ends itself soon after no process holds a shared lock on `FOLDER/clients.lock`, and first marks what still counts as
 running in its database as crashed: whoever ran it is gone. The time from start to ready is mostly Prefect's migrations
-of a new database (7 s of 11 s), so an empty migrated database is kept in the user's cache and copied into new stores.
+of a new database (7 s of 11 s): a new store gets a copy of an empty one.
 """
 
 import fcntl
 import json
 import os
-import shutil
 import socket
 import sqlite3
 import sys
 import time
 import urllib.request
 from contextlib import closing
-from importlib.metadata import version
+from functools import partial
 from pathlib import Path
 from threading import Thread, Timer
 from typing import Any
 
+from unclip.blanks import adopt_blank, keep_blank
 from unclip.prefect_server import OFFLINE
 
 _POLL_S = 0.25
 _END_S = 3.0  # a server that has not shut down by then is ended
 
 
-def main(folder: Path, grace_s: float) -> None:
-    """Serve until no client is left for `grace_s`, or until SIGTERM."""
+def main(folder: Path, grace_s: float, listener: socket.socket) -> None:
+    """Serve on a bound socket until no client is left for `grace_s`, or until SIGTERM."""
     ending = Thread(target=_end_when_unused, args=(folder, grace_s), daemon=True)
     ending.start()
     lock = os.open(folder / "server.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)  # held until this process ends
     fcntl.flock(lock, fcntl.LOCK_EX)
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+    with listener:
         port = listener.getsockname()[1]
-        fresh = not _adopt_blank(folder / "prefect.db")
+        fresh = not adopt_blank(folder / "prefect.db", "prefect")
         _configure(folder, port)
         _serve(folder, listener, port, fresh)
 
@@ -73,11 +72,16 @@ def _announce(server: Any, folder: Path, port: int, fresh: bool) -> None:
     while not server.started:
         time.sleep(0.02)
     if fresh:
-        _keep_blank(folder / "prefect.db")
+        keep_blank("prefect", partial(_copy, folder / "prefect.db"))  # before its first client
     record = {"pid": os.getpid(), "port": port, "url": f"http://127.0.0.1:{port}/api", "started": time.time()}
-    partial = folder / "server.json.partial"
-    partial.write_text(json.dumps(record))
-    partial.replace(folder / "server.json")
+    aside = folder / "server.json.partial"
+    aside.write_text(json.dumps(record))
+    aside.replace(folder / "server.json")
+
+
+def _copy(database: Path, to: Path) -> None:
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute("VACUUM INTO ?", (str(to),))
 
 
 def _end_when_unused(folder: Path, grace_s: float) -> None:
@@ -128,34 +132,5 @@ def _post(url: str, body: dict[str, Any]) -> Any:
         return json.load(reply)
 
 
-def _blank() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "unclip" / f"prefect-{version('prefect')}.db"
-
-
-def _adopt_blank(database: Path) -> bool:
-    """Whether the store has a database, its own or now a copy of the empty one."""
-    if database.exists():
-        return True
-    if not _blank().exists():
-        return False
-    partial = database.with_suffix(".partial")
-    shutil.copyfile(_blank(), partial)
-    partial.replace(database)
-    return True
-
-
-def _keep_blank(database: Path) -> None:
-    """Keep a copy of a database just migrated, before its first client; a cache that can't be written is no error."""
-    try:
-        _blank().parent.mkdir(parents=True, exist_ok=True)
-        partial = _blank().with_suffix(f".{os.getpid()}")
-        with closing(sqlite3.connect(database)) as connection:
-            connection.execute("VACUUM INTO ?", (str(partial),))
-        partial.replace(_blank())
-    except (OSError, sqlite3.Error) as error:
-        print(f"no empty database kept: {error}", file=sys.stderr)
-
-
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), float(sys.argv[2]))
+    main(Path(sys.argv[1]), float(sys.argv[2]), socket.socket(fileno=int(sys.argv[3])))

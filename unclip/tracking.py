@@ -96,12 +96,12 @@ class _Story:
 
     def __init__(self, view: MlflowView, record: RunRecord) -> None:
         self.view, self.record = view, record
-        self.run = view.open_run(record.run_id, record.pipeline, record.started, record.settings)
-        self.open: dict[str, str] = {}
+        self.run, self.open = view.open_run(record.run_id, record.pipeline, record.started, record.settings)
         self.stages: dict[str, dict[str, Any]] = {}
 
     def start(self, stage: str, started: str) -> None:
-        self.open[stage] = self.view.open_stage(self.run, self.record.run_id, stage, started)
+        if stage not in self.open:
+            self.open[stage] = self.view.open_stage(self.run, self.record.run_id, stage, started)
 
     def add(self, stage: str, step: int, figures: dict[str, float], at_ms: int) -> None:
         self.view.add_figures(self.open[stage], step, figures, at_ms)
@@ -113,8 +113,7 @@ class _Story:
         found = [m["key"] for m in manifests if m not in made]
         maker = self.view.link_found(self.run, stage, found) if found else None
         if made:
-            if stage not in self.open:
-                self.start(stage, min(m["started"] for m in made))
+            self.start(stage, min(m["started"] for m in made))
             maker = self.open[stage]
             self.view.close_stage(maker, made)
         if stage == "evaluate":
@@ -128,8 +127,7 @@ class _Story:
         self.view.add_figures(self.run, 0, manifest["metrics"], at_ms)
 
     def fail(self, stage: str, error: str) -> None:
-        if stage not in self.open:
-            self.start(stage, datetime.now(UTC).isoformat())
+        self.start(stage, datetime.now(UTC).isoformat())
         self.view.fail_stage(self.open[stage], error, "failed")
 
     def close(self, status: str, ended: str | None) -> None:

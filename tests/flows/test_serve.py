@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from flows.serve import pages, serve, stop_pages
-from unclip.prefect_server import running_url
+from unclip.prefect_server import running_url, start_server
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -62,8 +62,26 @@ def test_both_pages_answer_while_wanted(tmp_path, monkeypatch):
     assert wait_for(lambda: running_url(tmp_path) is None) < 5
 
 
+def test_pages_are_served_once_and_ended_without_the_server_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    argv = [sys.executable, "-c", "from flows.cli import main; main()", "ui", "--store", str(tmp_path)]
+    shown = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    said = [shown.stdout.readline().strip() for _ in range(2)]
+    again = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
+    assert [line.strip() for line in again.splitlines()] == said
+    run = start_server(tmp_path)
+    run.wait()
+    assert (
+        stop_pages(tmp_path)
+        == f"the pages of {tmp_path} are ended; its Prefect server stays up for the run that uses it"
+    )
+    assert shown.wait(timeout=10) == 143 and running_url(tmp_path)
+    run.close()
+    assert wait_for(lambda: running_url(tmp_path) is None) < 5
+
+
 def test_stopping_where_nothing_runs_says_so(tmp_path):
-    assert not stop_pages(tmp_path)
+    assert stop_pages(tmp_path) == f"no pages of {tmp_path} are up"
 
 
 def test_a_schedule_must_be_positive(tmp_path):

@@ -25,7 +25,7 @@ def file_digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def known_digest(path: Path) -> str:
@@ -42,9 +42,8 @@ def remembered(path: Path, kind: str, read: Callable[[Path], str]) -> str:
     Raises: ValueError when the file cannot be read, and what `read` raises.
     """
     state, place = _state(path), str(path.absolute())
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     try:
-        known = _open_cache(home / "unclip", os.getpid(), threading.get_ident())
+        known = _open_cache(cache_folder(), os.getpid(), threading.get_ident())
         row = known.execute("SELECT state, fact FROM facts WHERE path = ? AND kind = ?", (place, kind)).fetchone()
         if row is not None and row[0] == state:
             return str(row[1])
@@ -56,11 +55,16 @@ def remembered(path: Path, kind: str, read: Callable[[Path], str]) -> str:
         return read(path)
 
 
+def cache_folder() -> Path:
+    """What this user's commands remember for each other; losing it loses nothing."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unclip"
+
+
 def _state(path: Path) -> str:
     try:
         stat = path.stat()
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     return f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}"
 
 
