@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import STORE, Json, StoreDir, app
-from flows.terminal import err, out, size, table
+from flows.terminal import err, histogram, lost_rows, out, size, table
 
 Dump = Annotated[Path, typer.Argument(help="A folder that `unclip embed` made", show_default=False)]
 Clip = typer.Option("--clip", help="MODEL:WEIGHTS of open_clip, a folder with clip.json, or a pipeline's CLIP")
@@ -34,7 +34,8 @@ def embed(
     with TemporaryDirectory() as aside:
         folder = clip_folder(clip, Store(store), Path(aside))
         manifest = embed_dump(wanted, target, open_encoder(folder), folder, batch_size, _bar())
-    print(json.dumps(manifest, indent=1) if as_json else f"{manifest['rows']} rows in {target}")
+    lost = f"; {lost_rows(manifest['refused'])}: see {target}/parts" if manifest["refused"] else ""
+    print(json.dumps(manifest, indent=1) if as_json else f"{manifest['rows']} rows in {target}{lost}")
 
 
 @app.command(rich_help_panel="Data")
@@ -48,14 +49,15 @@ def search(
 ) -> None:
     """The images of a dump nearest to a text or picture. Example: unclip search dump "a red circle" """
     from tasks.dump import open_encoder
-    from unclip.data.dump import search_dump
+    from unclip.data.dump import part_paths, search_dump
 
+    part_paths(dump)
     found = search_dump(dump, open_encoder(clip or dump / "clip"), text, image, num)
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    rows = [[f"{hit['cosine']:.3f}", hit["key"], hit["caption"]] for hit in found]
-    out.print(table("", ["cosine", "key", "caption"], rows, ["cosine"]))
+    rows = [[f"{hit['cosine']:.3f}", hit["url"], hit["caption"]] for hit in found]
+    out.print(table("", ["cosine", "picture", "caption"], rows, ["cosine"]))
 
 
 @app.command(rich_help_panel="Data")
@@ -67,6 +69,8 @@ def inspect(dump: Dump, as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(found, indent=1))
     else:
+        similar = found["similarity"]
+        found["similarity"] = f"{histogram(similar['counts'])}  -1 to 1, pairs of {similar['rows_compared']} rows"
         out.print(table(str(dump), ["what", "value"], [[name, _shown(name, value)] for name, value in found.items()]))
     if found["problems"]:
         raise typer.Exit(1)

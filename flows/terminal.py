@@ -1,7 +1,8 @@
 """What a person sees on the terminal: progress on stderr, tables on stdout."""
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -33,6 +34,18 @@ def size(num_bytes: float | None) -> str:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:.1f} TB"
+
+
+def lost_rows(refused: Mapping[str, int]) -> str:
+    """`3 rows refused: missing_file 2, undecodable 1`."""
+    why = ", ".join(f"{reason} {count:,}" for reason, count in sorted(refused.items(), key=lambda item: -item[1]))
+    return f"{sum(refused.values()):,} rows refused: {why}"
+
+
+def histogram(counts: Sequence[int]) -> str:
+    """A histogram in one line."""
+    most = max(counts, default=0) or 1
+    return "".join(" ▁▂▃▄▅▆▇█"[-(-8 * count // most)] for count in counts)
 
 
 class Bars:
@@ -80,7 +93,11 @@ class Bars:
         if stage in self.bars:
             self.progress.remove_task(self.bars.pop(stage))
             what = f"{num_built} of {len(artifacts)} made" if len(artifacts) > 1 else f"made {artifacts[0].key[:12]}"
-            err.print(f"{stage:>15} {what} in {seconds:.1f} s")
+            refused: Counter[str] = Counter()
+            for artifact in artifacts:
+                refused.update(artifact.manifest()["metrics"].get("refused", {}))
+            lost = f"; {lost_rows(refused)}" if refused else ""
+            err.print(f"{stage:>15} {what} in {seconds:.1f} s{lost}")
 
     def failed(self, stage: str, error: BaseException) -> None:
         """Close the stage's bar."""

@@ -40,6 +40,8 @@ def load_values(path: Path, name: str, overrides: tuple[str, ...] = ()) -> Value
         document = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
     except FileNotFoundError:
         raise ValueError(f"{path} does not exist: pipelines are read from it; --file names another") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except yaml.YAMLError as error:
         raise ValueError(f"{path.name} cannot be read: {' '.join(str(error).split())}") from None
     values = _extended(path, _pipelines(path, document), name, ())

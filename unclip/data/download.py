@@ -19,7 +19,7 @@ from unclip.data.fates import may_pass, status_of
 from unclip.data.fetch import Answer, fetch
 from unclip.data.fetcher import is_public
 from unclip.data.originals import Refused, take_picture
-from unclip.data.rows import OK, Row, write_rows
+from unclip.data.rows import OK, Row, refusals, write_rows
 from unclip.data.shards import Sample, row_of, sample_key, write_shard
 from unclip.store import WORK
 
@@ -56,8 +56,8 @@ def _download(pairs: Path, shard: int, config: DownloadConfig, out: Path, progre
     check_success(rows, config)
     write_shard(out / "shard.tar", samples)
     write_rows(out / "rows.parquet", rows)
-    counts = Counter(row.status for row in rows)
-    return {"rows": len(rows), **counts, "fetch_s": fetch_s, "rows_per_s": len(targets) / max(fetch_s, 1e-9)}
+    speed = {"fetch_s": fetch_s, "rows_per_s": len(targets) / max(fetch_s, 1e-9)}
+    return {"rows": len(rows), "kept": len(samples), "refused": refusals(row.status for row in rows), **speed}
 
 
 def refuse(pair: Pair, config: DownloadConfig) -> tuple[str, str] | None:

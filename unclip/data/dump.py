@@ -1,7 +1,7 @@
 """The data team's dump: any folder or shards as an embedding table with an index, searchable, added to, checked.
 
-A dump is `parts/NNNNNN.parquet` with `.rejects.parquet` and `.json` beside each, `index.faiss`, `keys.parquet`, `clip/`
-(weights and clip.json) and `manifest.json`, which is written last.
+A dump is `parts/NNNNNN.parquet` with `.rows.parquet`, `.rejects.parquet` and `.json` beside each, `index.faiss`,
+`keys.parquet`, `clip/` (weights and clip.json) and `manifest.json`, which is written last.
 """
 
 import fcntl
@@ -23,6 +23,7 @@ from unclip.data.digests import file_digest
 from unclip.data.embed import Encoder, embed_shard
 from unclip.data.images import crop_square, open_rgb
 from unclip.data.index import build_index, search, write_index
+from unclip.data.rows import refusals
 from unclip.data.select import near_pairs
 from unclip.data.source_plan import shard_recipes
 from unclip.data.sources import folder_shard, foreign_shard, write_admissions
@@ -93,7 +94,7 @@ def finish(out: Path, embedded: int) -> dict[str, Any]:
     names = [path.relative_to(out).as_posix() for path in (*parts, *sorted(p for p in out.glob("*.*") if p.is_file()))]
     manifest = {
         "rows": sum(info.num_rows for info in check_agree(parts)),
-        "rejected": sum(pq.read_metadata(rejects_path(path)).num_rows for path in parts),
+        "refused": refused(parts),
         "clip": {name: getattr(check_agree(parts[:1])[0], name) for name in AGREEING},
         "index": built.figures,
         "files": {name: file_digest(out / name) for name in names if name != "manifest.json"},
@@ -113,28 +114,43 @@ def embed_part(
         counts = write_admissions(aside, rows)
         embed_shard(aside / "shard.tar", encoder, aside, batch_size, lambda *a, **k: None)
         drop_part(record)
-        os.replace(aside / "rejects.parquet", rejects_path(record.with_suffix(".parquet")))
-        os.replace(aside / "part.parquet", record.with_suffix(".parquet"))
+        part = record.with_suffix(".parquet")
+        os.replace(aside / "rows.parquet", rows_path(part))
+        os.replace(aside / "rejects.parquet", rejects_path(part))
+        os.replace(aside / "part.parquet", part)
     write_atomically(record, {"recipe": recipe, "origin": origin(source), "source": counts})
 
 
 def part_is_there(out: Path, shard: int, recipe: dict[str, Any]) -> bool:
     """Whether the dump holds the part that this recipe makes."""
     record = out / "parts" / f"{shard:06d}.json"
-    there = record.is_file() and record.with_suffix(".parquet").is_file()
+    part = record.with_suffix(".parquet")
+    there = all(path.is_file() for path in (record, part, rows_path(part), rejects_path(part)))
     return there and bool(json.loads(record.read_text())["recipe"] == recipe)
 
 
 def drop_part(record: Path) -> None:
     """Remove a part with what is beside it, its record first."""
     part = record.with_suffix(".parquet")
-    for path in (record, part, rejects_path(part)):
+    for path in (record, part, rows_path(part), rejects_path(part)):
         path.unlink(missing_ok=True)
 
 
+def rows_path(part: Path) -> Path:
+    """Where the fate of every row of a part's source is, with its file or address."""
+    return part.with_suffix(".rows.parquet")
+
+
 def rejects_path(part: Path) -> Path:
-    """Where the rejects of a part are."""
+    """Where the rows are that could not be embedded."""
     return part.with_suffix(".rejects.parquet")
+
+
+def refused(parts: list[Path]) -> dict[str, int]:
+    """How many rows of the source are not in the dump, by reason."""
+    columns = [(rows_path(part), "status") for part in parts] + [(rejects_path(part), "reason") for part in parts]
+    tables = (pq.read_table(path, columns=[name])[name].to_pylist() for path, name in columns)
+    return refusals(reason for table in tables for reason in table)
 
 
 def part_paths(dump: Path) -> list[Path]:
@@ -192,7 +208,7 @@ def write_atomically(path: Path, record: Any) -> None:
 
 
 def search_dump(dump: Path, encoder: Encoder, text: str | None, image: Path | None, k: int) -> list[dict[str, Any]]:
-    """The k rows whose images are nearest to a text or a picture: key, caption, shard, row, cosine; best first.
+    """The k rows whose images are nearest to a text or a picture: key, caption, file or address, shard, row, cosine.
 
     Raises: ValueError when not exactly one of text and image is given, or the CLIP is not the table's.
     """
@@ -203,8 +219,22 @@ def search_dump(dump: Path, encoder: Encoder, text: str | None, image: Path | No
     part_paths(dump)
     refuse_other_clip(dump, encoder)
     keys, ids, cosines = search(dump, embed_query(encoder, text, image), k)
-    found = [(int(i), float(c)) for i, c in zip(ids[0], cosines[0], strict=True) if i >= 0]
-    return [keys.slice(i, 1).to_pylist()[0] | {"cosine": round(cosine, 6)} for i, cosine in found]
+    hits = [
+        keys.slice(int(i), 1).to_pylist()[0] | {"cosine": round(float(cosine), 6)}
+        for i, cosine in zip(ids[0], cosines[0], strict=True)
+        if i >= 0
+    ]
+    return [hit | {"url": url} for hit, url in zip(hits, urls_of(dump, hits), strict=True)]
+
+
+def urls_of(dump: Path, hits: list[dict[str, Any]]) -> list[str]:
+    """The file or address that each hit came from."""
+    parts, places = part_paths(dump), dict[str, str]()
+    for shard in {hit["shard"] for hit in hits}:
+        wanted = [("key", "in", [hit["key"] for hit in hits if hit["shard"] == shard])]
+        rows = pq.read_table(rows_path(parts[shard]), columns=["key", "url"], filters=wanted)
+        places |= dict(zip(rows["key"].to_pylist(), rows["url"].to_pylist(), strict=True))
+    return [places[hit["key"]] for hit in hits]
 
 
 def embed_query(encoder: Encoder, text: str | None, image: Path | None) -> Floats:
@@ -214,7 +244,11 @@ def embed_query(encoder: Encoder, text: str | None, image: Path | None) -> Float
     assert image is not None
     if not image.is_file():
         raise ValueError(f"image must be an existing file, got {str(image)!r}")
-    pixels = np.asarray(crop_square(open_rgb(image.read_bytes()), encoder.image_px, encoder.interpolation))
+    try:
+        picture = open_rgb(image.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{image}: {error}") from None
+    pixels = np.array(crop_square(picture, encoder.image_px, encoder.interpolation))
     return unit(encoder.encode_image(pixels[None]))
 
 
@@ -233,7 +267,7 @@ def inspect_dump(dump: Path) -> dict[str, Any]:
     return {
         "rows": len(norms),
         "parts": len(parts),
-        "rejected": sum(pq.read_metadata(rejects_path(path)).num_rows for path in parts),
+        "refused": refused(parts),
         "clip": {name: getattr(infos[0], name) for name in AGREEING},
         "image_norm": spread(norms),
         "clip_score": spread(scores),

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from unclip.data.digests import file_digest
 from unclip.data.images import Pixels, crop_square, open_rgb
-from unclip.data.rows import image_digest
+from unclip.data.rows import image_digest, refusals
 from unclip.data.shards import ShardReader
 from unclip.data.table import Embedded, Floats, TableInfo, Tokens, read_part, storable, versions_json, write_part
 
@@ -141,8 +141,9 @@ def embed_shard(
     write_rows_of(shard, encoder, out, rows, digests, arrays)
     write_rejects(out / "rejects.parquet", shard, rejected)
     check_written(shard, encoder, out / "part.parquet", rows)
+    refused = refusals(reason for _, reason, _ in rejected)
     filled = sum(int((tokens[:, -1] != 0).sum()) for _, _, tokens in arrays)  # captions as long as the context, or cut
-    return {"rows": len(shard), "embedded": len(rows), "rejected": len(rejected), "context_filled": filled}
+    return {"rows": len(shard), "kept": len(rows), "refused": refused, "context_filled": filled}
 
 
 def write_rows_of(

@@ -110,6 +110,10 @@ class Selection:
         self.kept[rows] = False
         self.funnel.append({"step": reason, "rows_in": before, "dropped": len(rows), "rows_out": before - len(rows)})
 
+    def refused(self) -> dict[str, int]:
+        """How many rows each step dropped, where it dropped any."""
+        return {step["step"]: step["dropped"] for step in self.funnel if step["dropped"]}
+
     def write_dropped(self, path: Path) -> None:
         """Write the dropped rows, sorted by key."""
         rows = sorted(self.dropped, key=lambda row: str(row["key"]))

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Pixels = NDArray[np.uint8]
 MAX_PIXELS = 64_000_000
@@ -26,6 +26,8 @@ def open_rgb(
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
         return flatten(image, background)
+    except UnidentifiedImageError as error:
+        raise ValueError("not a readable image: of no known format") from error
     except Exception as error:  # Pillow's readers raise nearly anything on a damaged file
         raise ValueError(f"not a readable image: {error}") from error
 

@@ -1,6 +1,7 @@
 """`rows.parquet`: what became of every row of a source, kept or refused."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ ROWS_SCHEMA = pa.schema(
     [
         pa.field("key", pa.string()),  # null if refused
         pa.field("sample_id", pa.binary(16), nullable=False),
-        pa.field("url", pa.string()),
+        pa.field("url", pa.string()),  # or the file in a folder or tar; null of what was drawn
         pa.field("caption", pa.string(), nullable=False),
         pa.field("status", pa.string(), nullable=False),
         pa.field("detail", pa.string(), nullable=False),
@@ -57,6 +58,13 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     """Write every row of a shard's source, in the order given."""
     table = pa.Table.from_pylist([vars(row) for row in rows], schema=ROWS_SCHEMA)
     pq.write_table(table, path, compression="zstd")
+
+
+def refusals(reasons: Iterable[str]) -> dict[str, int]:
+    """How many rows were refused for each reason; `OK` is none."""
+    counts = Counter(reasons)
+    counts.pop(OK, None)
+    return dict(sorted(counts.items()))
 
 
 def read_rows(path: Path) -> list[Row]:

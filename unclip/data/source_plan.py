@@ -91,7 +91,9 @@ def folder_chunks(config: FolderConfig) -> list[list[tuple[str, str]]]:
                     raise ValueError(f"{config.captions} has no column {column!r}; it has {', '.join(names) or 'none'}")
             rows = [((row[columns[0]] or "").strip(), (row[columns[1]] or "").strip()) for row in reader]
     except OSError as error:
-        raise ValueError(f"captions must be a CSV file that can be read, got {config.captions!r}: {error}") from error
+        raise ValueError(
+            f"captions must be a CSV file that can be read, got {config.captions!r}: {error.strerror}"
+        ) from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{config.captions} is no CSV in UTF-8: {error}") from error
     if not rows:

@@ -1,7 +1,6 @@
 """Folders and existing shards brought under our contract: a sorted shard, and a table of every row's fate."""
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 from unclip.data.config import FolderConfig, ShardsConfig
 from unclip.data.dense import SPLITS
 from unclip.data.images import canonical
-from unclip.data.rows import OK, Row, sample_id, write_rows
+from unclip.data.rows import Row, refusals, sample_id, write_rows
 from unclip.data.shards import (
     IMAGE_EXTENSIONS,
     Member,
@@ -41,7 +40,6 @@ class Found:
     source_id: str
     caption: str
     data: bytes | str
-    url: str | None = None
     meta: Mapping[str, Any] | None = None
     identity: bytes | None = None  # the sample id, where the source has one already
 
@@ -49,7 +47,7 @@ class Found:
 def admit(found: Found, key: str) -> Admission:
     """The sample under `key` if there is a caption and a picture that decodes to its end, else the reason."""
     identity = found.identity or sample_id(found.source_id, found.caption)
-    refused: dict[str, Any] = {"sample_id": identity, "caption": found.caption, "url": found.url}
+    refused: dict[str, Any] = {"sample_id": identity, "caption": found.caption, "url": found.source_id}
     if isinstance(found.data, str):
         return Admission(row=Row(**refused, status=found.data, detail=found.source_id))
     if not found.caption.strip():
@@ -66,7 +64,7 @@ def admit(found: Found, key: str) -> Admission:
         sample_id=identity,
         meta=found.meta or {},
     )
-    return Admission(row=row_of(sample, width, height, found.url), sample=sample)
+    return Admission(row=row_of(sample, width, height, found.source_id), sample=sample)
 
 
 def write_admissions(out: Path, admissions: Iterable[Admission]) -> dict[str, Any]:
@@ -74,8 +72,8 @@ def write_admissions(out: Path, admissions: Iterable[Admission]) -> dict[str, An
     admissions = list(admissions)
     write_shard(out / "shard.tar", [a.sample for a in admissions if a.sample is not None])
     write_rows(out / "rows.parquet", [a.row for a in admissions])
-    statuses = Counter(a.row.status for a in admissions)
-    return {"rows": len(admissions), "kept": statuses.pop(OK, 0), "refused": dict(sorted(statuses.items()))}
+    refused = refusals(a.row.status for a in admissions)
+    return {"rows": len(admissions), "kept": len(admissions) - sum(refused.values()), "refused": refused}
 
 
 def folder_shard(config: FolderConfig, shard: int) -> Iterator[Admission]:
@@ -122,7 +120,6 @@ def foreign_sample(source_id: str, files: Mapping[str, bytes]) -> Found:
         source_id=url or source_id,
         caption=text.strip(),
         data=data,
-        url=url,
         meta=meta | {"source_key": meta.get("source_key", source_id)},
         identity=bytes.fromhex(identity) if is_identity(identity) else None,
     )

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.unclip.data.data_fixtures import TinyEncoder, sample, write_source
-from unclip.data.config import ShardsConfig
+from unclip.data.config import FolderConfig, ShardsConfig
 from unclip.data.dump import embed_dump, inspect_dump, only_writer, search_dump
 
 
@@ -32,6 +32,22 @@ def test_a_picture_finds_itself_and_a_text_its_caption(tmp_path):
     found = search_dump(tmp_path / "dump", TinyEncoder(), None, tmp_path / "query.png", 3)
     assert found[0]["key"] == "00000100005" and found[0]["cosine"] > 0.999 and len(found) == 3
     assert len(search_dump(tmp_path / "dump", TinyEncoder(), "a word", None, 100)) == 16
+
+
+def test_a_folder_finds_the_file_and_counts_what_it_refused(tmp_path):
+    (tmp_path / "clip").mkdir()
+    for name, data in (("weights.safetensors", b"weights"), ("clip.json", b"{}")):
+        (tmp_path / "clip" / name).write_bytes(data)
+    for number in range(3):
+        (tmp_path / f"{number}.png").write_bytes(sample(number).image)
+    (tmp_path / "junk.png").write_bytes(b"<html>")
+    (tmp_path / "captions.csv").write_text("file,caption\n0.png,a\n1.png,b\njunk.png,c\n2.png,d\nnone.png,e\n")
+    source = FolderConfig(folder=str(tmp_path), captions=str(tmp_path / "captions.csv"))
+    made = embed_dump(source, tmp_path / "dump", TinyEncoder(), tmp_path / "clip", 4, quiet)
+    assert made["rows"] == 3 and made["refused"] == {"missing_file": 1, "undecodable": 1}
+    assert inspect_dump(tmp_path / "dump")["refused"] == made["refused"]
+    found = search_dump(tmp_path / "dump", TinyEncoder(), None, tmp_path / "2.png", 2)
+    assert found[0]["url"] == "2.png" and len(found) == 2
 
 
 def test_one_more_shard_embeds_that_shard_only(tmp_path):

@@ -37,7 +37,7 @@ def test_a_picture_that_does_not_decode_is_rejected_and_the_rest_stay_in_step(tm
     samples = [sample(i) for i in range(9)]
     object.__setattr__(samples[4], "image", samples[4].image[:-50])
     counts, out = embed(tmp_path, samples)
-    assert counts == {"rows": 9, "embedded": 8, "rejected": 1, "context_filled": 0}
+    assert counts == {"rows": 9, "kept": 8, "refused": {"undecodable": 1}, "context_filled": 0}
     assert pq.read_table(out / "rejects.parquet")["key"].to_pylist() == [samples[4].key]
     assert read_part(out / "part.parquet").keys == [s.key for s in samples if s is not samples[4]]
 
@@ -75,7 +75,7 @@ class Blind(TinyEncoder):
 def test_an_embedding_of_zero_is_a_rejected_row(tmp_path):
     counts, out = embed(tmp_path, [sample(i) for i in range(12)], Blind())
     reasons = pq.read_table(out / "rejects.parquet")["reason"].to_pylist()
-    assert reasons == ["embedding_not_finite"] * counts["rejected"] and 0 < counts["rejected"] < 12
+    assert reasons == ["embedding_not_finite"] * counts["refused"]["embedding_not_finite"] and 0 < len(reasons) < 12
 
 
 def test_an_empty_shard_gives_an_empty_part(tmp_path):

@@ -37,6 +37,7 @@ def test_every_row_of_a_folder_is_kept_or_refused_with_a_reason(tmp_path):
     expected = ["ok", "missing_file", "undecodable", "no_caption", "outside_folder", "no_file", "no_caption"]
     assert statuses(config) == expected
     metrics = write_admissions(tmp_path, folder_shard(config, 0))
+    assert [row.url for row in read_rows(tmp_path / "rows.parquet")] == [row.split(",")[0] for row in rows]
     assert metrics["kept"] == 1 and sum(metrics["refused"].values()) == 6
     assert len(read_rows(tmp_path / "rows.parquet")) == 7 and ShardReader(tmp_path / "shard.tar").caption(0) == "a cat"
 
