@@ -73,14 +73,21 @@ def show_plan(
     """What a run would make and why, and what it would find. Example: unclip plan shapes --set pca.num_buckets=512"""
     from dataclasses import asdict
 
-    from flows.graph import open_graph
+    from flows.config import load_pipeline
+    from flows.graph import Graph
     from flows.plan import expectation, plan
+    from unclip.store import Store
 
-    graph = open_graph(file, name, store, tuple(overrides))
+    if as_json and costs:
+        raise ValueError("--costs has no place in --json: leave one of them out")
+    pipeline = load_pipeline(file, name, tuple(overrides))
+    if not as_json and (pipeline.is_large if costs is None else costs):
+        from flows.costs import print_costs
+
+        print_costs(name, pipeline)  # first: sizes can be looked at before there is any data
+    graph = Graph(name, pipeline, Store(store))
     plans = plan(graph, until)
     if as_json:
-        if costs:
-            raise ValueError("--costs has no place in --json: leave one of them out")
         print(json.dumps([asdict(p) for p in plans], indent=1))
         return
     rows = [
@@ -91,10 +98,6 @@ def show_plan(
         table(f"plan of {name} in {store}", ["stage", "will be", "seconds", "disk", "why"], rows, ["seconds", "disk"])
     )
     out.print(expectation(plans, graph))
-    if graph.pipeline.is_large if costs is None else costs:
-        from flows.costs import print_costs
-
-        print_costs(name, graph.pipeline)
 
 
 @app.command(rich_help_panel="Pipelines")
@@ -113,9 +116,9 @@ def metrics(name: Name, store: StoreDir = STORE, as_json: Json = False) -> None:
     """The last evaluation of a pipeline. Example: unclip metrics shapes --json"""
     from flows.figures import print_metrics
     from unclip.runs import last_artifacts
-    from unclip.store import Store
+    from unclip.store import open_store
 
-    (evaluation,) = last_artifacts(Store(store), name, "evaluate")
+    (evaluation,) = last_artifacts(open_store(store), name, "evaluate")
     values = json.loads((evaluation.path / "metrics.json").read_text())
     if as_json:
         print(json.dumps(values["conditionings"], indent=1))
@@ -127,9 +130,9 @@ def metrics(name: Name, store: StoreDir = STORE, as_json: Json = False) -> None:
 def report(name: Name, store: StoreDir = STORE) -> None:
     """Where the report of the last run is: one HTML page. Example: unclip report shapes"""
     from unclip.runs import last_artifacts
-    from unclip.store import Store
+    from unclip.store import open_store
 
-    (page,) = last_artifacts(Store(store), name, "report")
+    (page,) = last_artifacts(open_store(store), name, "report")
     print(page.path / "index.html")
 
 
@@ -160,6 +163,7 @@ def main() -> None:
     except ValueError as error:
         _fail(error, 2)
     except KeyboardInterrupt:
+        err.print("interrupted")
         sys.exit(130)
     except Exception as error:  # the last stop: whatever is left becomes one line
         _fail(error, 1)

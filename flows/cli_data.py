@@ -48,11 +48,9 @@ def search(
     as_json: Json = False,
 ) -> None:
     """The images of a dump nearest to a text or picture. Example: unclip search dump "a red circle" """
-    from tasks.dump import open_encoder
-    from unclip.data.dump import part_paths, search_dump
+    from tasks.dump import search as search_dump
 
-    part_paths(dump)
-    found = search_dump(dump, open_encoder(clip or dump / "clip"), text, image, num)
+    found = search_dump(dump, clip, text, image, num)
     if as_json:
         print(json.dumps(found, indent=1))
         return

@@ -31,18 +31,17 @@ def generate(
     store: StoreDir = STORE,
 ) -> None:
     """Pictures of a caption. Example: unclip generate "a red circle above a blue square" --num 4"""
-    from unclip.store import Store
+    from unclip.store import open_store
 
-    stack = newest_stack(Store(store), pipeline)
+    target = writable(out or Path((re.sub(r"\W+", "-", caption.lower()).strip("-")[:60] or "picture") + ".png"))
+    stack = newest_stack(open_store(store), pipeline)
     from tasks.generate import Request, save_picture
     from tasks.generate import generate as sample
 
-    request = Request(caption=caption, num=num, seed=seed, prior=prior, guidance=guidance)
-    target = out or Path(re.sub(r"\W+", "-", caption.lower()).strip("-")[:60] + ".png")
-    for index, picture in enumerate(sample(stack, request)):
+    pictures, how = sample(stack, Request(caption=caption, num=num, seed=seed, prior=prior, guidance=guidance))
+    for index, picture in enumerate(pictures):
         path = target if num == 1 else target.with_stem(f"{target.stem}-{index}")
-        record = {"stack": stack.key, "caption": caption, "seed": seed, "index": index, "num": num}
-        save_picture(picture, path, record | {"prior": prior, "guidance": guidance})
+        save_picture(picture, path, how | {"index": index})
         print(path)
 
 
@@ -77,16 +76,16 @@ def saved(
     store: StoreDir = STORE,
 ) -> None:
     """Makes pictures with the newest stack, writes them beside each other and prints where."""
-    from unclip.store import Store
+    from unclip.store import open_store
 
-    stack = newest_stack(Store(store), pipeline)
+    sources = [value for value in arguments.values() if isinstance(value, Path)]
+    path = writable(out or Path(f"{'-'.join(source.stem for source in sources)}-{make.__name__}.png"))
+    stack = newest_stack(open_store(store), pipeline)
     from tasks.edit import editor
     from tasks.generate import save_picture
     from unclip.report.grid import sample_grid
 
     columns = make(editor(stack, seed, steps), **arguments)
-    sources = [value for value in arguments.values() if isinstance(value, Path)]
-    path = out or Path(f"{'-'.join(source.stem for source in sources)}-{make.__name__}.png")
     told = {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()}
     record = {"stack": stack.key, "verb": make.__name__, "seed": seed, "steps": steps} | told
     save_picture(sample_grid(columns, [" and ".join(source.name for source in sources)]), path, record)
@@ -161,6 +160,15 @@ def attack(
     rows = [[name, f"{clean:.3f}", f"{written:.3f}"] for name, clean, written in shares]
     out.print(table("zero-shot probabilities", ["label", "picture", "with text"], rows, ["picture", "with text"]))
     return editor.vary(after, num, 1.0)
+
+
+def writable(path: Path) -> Path:
+    """The path of a picture to write. Raises: ValueError when none can be written there."""
+    if path.suffix != ".png":
+        raise ValueError(f"--out must end in .png, which can say what made it; got {path}")
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise ValueError(f"--out must be a file in a folder that is there, got {path}")
+    return path
 
 
 def read_picture(path: Path) -> Any:

@@ -1,6 +1,7 @@
 """The verbs that ask the store: lineage, diff, verify, gc, accept, track."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,14 +15,18 @@ Reference = Annotated[str, typer.Argument(help="A key prefix, a path in the stor
 @app.command(rich_help_panel="Store")
 def lineage(reference: Reference, store: StoreDir = STORE, as_json: Json = False) -> None:
     """What made this, down to the data. Example: unclip lineage picture.png"""
-    from unclip.lineage import ancestors, resolve
-    from unclip.store import Store
+    from unclip.lineage import ancestors, is_picture, made_by, resolve
+    from unclip.store import open_store
 
-    opened = Store(store)
+    opened, path = open_store(store), Path(reference)
+    picture = made_by(path) if is_picture(path) else None
     found = list(ancestors(opened, resolve(opened, reference)))
     if as_json:
-        print(json.dumps([{"depth": depth, "name": name, **m} for depth, name, m in found], indent=1))
+        above = [{"depth": 0, "name": "picture", "kind": "picture", **picture}] if picture else []
+        print(json.dumps(above + [{"depth": depth, "name": name, **m} for depth, name, m in found], indent=1))
         return
+    if picture:
+        out.print(", ".join(f"{name} {value}" for name, value in picture.items() if name != "stack"), markup=False)
     rows = [
         ["  " * depth + name, m["key"][:12], (m["git"]["commit"] or "?")[:9], m["ended"][:16], f"{m['seconds']:.1f}"]
         for depth, name, m in found
@@ -32,11 +37,11 @@ def lineage(reference: Reference, store: StoreDir = STORE, as_json: Json = False
 @app.command(rich_help_panel="Store")
 def diff(left: Reference, right: Reference, store: StoreDir = STORE, as_json: Json = False) -> None:
     """What differs between two artifacts' making: settings, inputs, code. Example: unclip diff 3fa2 9b01"""
-    from unclip.lineage import differences, resolve
-    from unclip.store import Store
+    from unclip.lineage import differences
+    from unclip.store import open_store
 
-    opened = Store(store)
-    found = list(differences(_made_by(resolve(opened, left)), _made_by(resolve(opened, right))))
+    opened = open_store(store)
+    found = list(differences(_making(opened, left), _making(opened, right)))
     if as_json:
         print(json.dumps([{"where": where, "left": a, "right": b} for where, a, b in found], indent=1))
         return
@@ -48,9 +53,9 @@ def diff(left: Reference, right: Reference, store: StoreDir = STORE, as_json: Js
 def verify(store: StoreDir = STORE) -> None:
     """Read every byte again and compare with the manifests. Example: unclip verify"""
     from unclip.lineage import verify as check
-    from unclip.store import Store
+    from unclip.store import open_store
 
-    opened = Store(store)
+    opened = open_store(store)
     rows = [[kind, key[:12], wrong] for kind, key, wrong in check(opened)]
     if rows:
         out.print(table("damaged: delete these folders and run again", ["kind", "key", "what is wrong"], rows))
@@ -66,9 +71,9 @@ def gc(
 ) -> None:
     """What no recent run refers to; with --remove, gone. Example: unclip gc --keep-runs 2 --remove"""
     from unclip.lineage import collect
-    from unclip.store import Store
+    from unclip.store import open_store
 
-    found = list(collect(Store(store), keep_runs, not remove))
+    found = list(collect(open_store(store), keep_runs, not remove))
     rows = [[path.parent.name, path.name[:12], size(num_bytes)] for path, num_bytes in found]
     out.print(table("removed" if remove else "would go", ["kind", "key", "size"], rows, ["size"]))
     out.print(size(sum(num_bytes for _, num_bytes in found)) + ("" if remove else ": --remove removes them"))
@@ -94,16 +99,22 @@ def track(
     store: StoreDir = STORE,
 ) -> None:
     """Tell MLflow again what the store knows. Example: unclip track --rebuild"""
+    from unclip.store import open_store
     from unclip.tracking import rebuild as tell
 
     if not rebuild:
         raise ValueError("track does one thing: say --rebuild")
-    out.print(f"{tell(store)} runs written")
+    out.print(f"{tell(open_store(store).root)} runs written")
 
 
-def _made_by(manifest: dict[str, Any]) -> dict[str, Any]:
+def _making(store: Any, reference: str) -> dict[str, Any]:
+    """What made an artifact, or a picture and its stack."""
+    from unclip.lineage import is_picture, made_by, resolve
+
+    manifest, path = resolve(store, reference), Path(reference)
     names = ("kind", "recipe", "git", "environment", "hardware", "metrics")
-    return {name: manifest[name] for name in names}
+    picture = made_by(path) if is_picture(path) else {}
+    return {f"picture.{name}": value for name, value in picture.items()} | {name: manifest[name] for name in names}
 
 
 def _short(value: Any, limit: int = 48) -> str:

@@ -2,7 +2,7 @@
 
 from flows.config import Pipeline
 from flows.terminal import out, size, table
-from tasks.costs import GPU, PAPER_PARAMETERS, STATE_BYTES, UTILISATION, Cost, network_costs
+from tasks.costs import FULL_VOCABULARY, GPU, PAPER_PARAMETERS, STATE_BYTES, UTILISATION, Cost, network_costs
 
 COLUMNS = ["network", "parameters", "paper's", "state", "activations", "FLOPs", "samples", "GPU hours"]
 
@@ -10,11 +10,15 @@ COLUMNS = ["network", "parameters", "paper's", "state", "activations", "FLOPs", 
 def print_costs(name: str, pipeline: Pipeline) -> None:
     """Every network beside the paper's; where table 3 makes another size than it says, why."""
     costs = network_costs(pipeline)
-    out.print()
     out.print(table(f"networks of {name}", COLUMNS, [_row(cost) for cost in costs], COLUMNS[1:]))
     for cost in costs:
         if cost.remark:
             out.print(f"{cost.part}: {cost.remark}")
+    if pipeline.clip.network is not None:
+        out.print(
+            f"counted with open_clip's {FULL_VOCABULARY:,} tokens; a CLIP trained here keeps those of its captions, "
+            "and is smaller, as are priors and decoder"
+        )
     out.print(
         f"state: {STATE_BYTES} bytes a parameter (weight, gradient, average, two moments); activations, FLOPs: of one "
         f"sample, forward and backward, kept in bf16; GPU hours: of an {GPU} at {UTILISATION:.0%} of its peak"

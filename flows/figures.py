@@ -12,7 +12,7 @@ SHORT = {
     "relation_accuracy": "relation",
     "clip_score": "CLIP score",
     "frechet_clip": "Fréchet",
-    "precision": "precision",
+    "precision": "prec.",
     "recall": "recall",
 }
 
@@ -28,7 +28,8 @@ def print_metrics(name: str, values: dict[str, Any]) -> None:
     priors = values.get("priors", {})
     names = list(dict.fromkeys(n for row in priors.values() for n in row))
     rows = [[kind, *(_number(row.get(n)) for n in names)] for kind, row in priors.items()]
-    out.print(table(f"\n{name}: embeddings", ["prior", *(n.replace("_", " ") for n in names)], rows))
+    titles = [n.replace("_", " ") for n in names]
+    out.print(table(f"\n{name}: embeddings", ["prior", *titles], rows, titles))
 
 
 def _number(value: float | None) -> str:

@@ -11,6 +11,7 @@ from rich.table import Table
 from tasks.context import Context
 from unclip.artifact import Artifact
 
+WIDE = 100  # columns; in fewer, those of a table stand closer together
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False)
 
@@ -18,8 +19,10 @@ err = Console(stderr=True, highlight=False)
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = ()) -> Table:
     """A table that fits a terminal; the columns in `numbers` are set to the right."""
     made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
+    made.collapse_padding = out.width < WIDE
     for column in columns:
-        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+        is_first = column == columns[0]
+        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold", no_wrap=is_first)
     for row in rows:
         made.add_row(*row)
     return made

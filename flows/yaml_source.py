@@ -47,6 +47,7 @@ def load_values(path: Path, name: str, overrides: tuple[str, ...] = ()) -> Value
     values = _extended(path, _pipelines(path, document), name, ())
     for override in overrides:
         _override(values, override)
+    values.tree = _interpolated(values.tree, (), values.places)
     return values
 
 
@@ -91,17 +92,25 @@ def _plain(path: Path, node: yaml.Node, where: Where, places: dict[Where, str]) 
         return tree
     if isinstance(node, yaml.SequenceNode):
         return [_plain(path, item, (*where, i), places) for i, item in enumerate(node.value)]
-    value = yaml.SafeLoader("").construct_object(node)
-    return _interpolated(value, places[where]) if isinstance(value, str) else value
+    return yaml.SafeLoader("").construct_object(node)
 
 
-def _interpolated(text: str, place: str) -> str:
+def _interpolated(value: Any, where: Where, places: Mapping[Where, str]) -> Any:
+    """The value with the environment's in place of `${env:NAME}`; last of all, so that an override needs none."""
+    if isinstance(value, dict):
+        return {name: _interpolated(below, (*where, name), places) for name, below in value.items()}
+    if isinstance(value, list):
+        return [_interpolated(below, (*where, i), places) for i, below in enumerate(value)]
+
     def value_of(match: re.Match[str]) -> str:
         if match[1] not in os.environ:
-            raise ValueError(f"{place} the environment has no variable {match[1]}: set it, or write the value")
+            place, field = places.get(where, ""), ".".join(map(str, where))
+            raise ValueError(
+                f"{place} {field}: the environment has no variable {match[1]}: set it, or --set {field}=VALUE".strip()
+            )
         return os.environ[match[1]]
 
-    return VARIABLE.sub(value_of, text)
+    return VARIABLE.sub(value_of, value) if isinstance(value, str) else value
 
 
 def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import torch
 
 from models.clip import Clip
 from unclip.data.digests import file_digest
-from unclip.data.embed import Encoder, text_digest
+from unclip.data.embed import text_digest
 from unclip.data.images import Pixels
 from unclip.data.table import Floats, Tokens
 
@@ -58,6 +58,6 @@ def as_floats(embeddings: torch.Tensor) -> Floats:
     return np.asarray(embeddings.float().cpu().numpy(), np.float32)
 
 
-def encoder_of(folder: Path, clip: Clip, precision: str = "fp32", device: str = "cpu") -> Encoder:
+def encoder_of(folder: Path, clip: Clip, precision: str = "fp32", device: str = "cpu") -> ClipEncoder:
     """The encoder of the CLIP that was loaded from `folder`, which holds `weights.safetensors`."""
     return ClipEncoder(clip, file_digest(folder / "weights.safetensors"), precision, device)

@@ -15,6 +15,7 @@ from models.diffusion import draw_noise
 from models.edits import Latent
 from models.pca import Pca
 from models.stack import Rendering, Stack
+from tasks.captions import require_readable
 from tasks.loading import load_sampling, load_stack
 from tasks.sampling import Pixels, device_of, generator, rendering_of, to_pixels
 from unclip.artifact import Artifact
@@ -55,6 +56,7 @@ class Editor:
 
     def edit(self, pixels: Pixels, captions: tuple[str, str], fractions: Sequence[float]) -> Columns:
         """A picture moved along the difference of two captions, by fractions of the way to it (§3.3)."""
+        require_readable(captions, self.stack.clip.tokenizer)
         latent, columns = self._read(pixels)
         _, (before, after) = self.stack.read(captions)
         for t in fractions:
@@ -83,6 +85,7 @@ class Editor:
 
     def label(self, pixels: Pixels, labels: Sequence[str]) -> list[float]:
         """The probability of each caption for a picture, zero-shot (§4, figure 6)."""
+        require_readable(labels, self.stack.clip.tokenizer)
         zi = self.stack.look(self._image(pixels))
         _, zt = self.stack.read(labels)
         scale = self.stack.clip.network.logit_scale.exp()

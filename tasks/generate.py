@@ -1,7 +1,7 @@
 """Pictures of a caption from an assembled stack, each carrying what made it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from tasks.captions import require_readable
 from tasks.loading import load_sampling, load_stack
 from tasks.sampling import prior_options, rendering_of, to_pixels
 from unclip.artifact import Artifact
@@ -25,25 +26,26 @@ class Request:
     guidance: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.caption.strip():
-            raise ValueError("the caption is empty")
         if self.num < 1:
             raise ValueError(f"--num must be >= 1, got {self.num}")
+        if self.guidance is not None and self.guidance < 0:
+            raise ValueError(f"--guidance must be >= 0, got {self.guidance}")
 
 
 @torch.no_grad()
-def generate(stack: Artifact, request: Request, device: str = "cpu") -> list[Image.Image]:
-    """Pictures of the caption; the same seed gives the same pixels."""
-    sampling = load_sampling(stack)
+def generate(stack: Artifact, request: Request, device: str = "cpu") -> tuple[list[Image.Image], dict[str, Any]]:
+    """Pictures of the caption, and how they were sampled; the same seed gives the same pixels.
+
+    Raises: ValueError for a caption that CLIP cannot read, or a prior that the stack has not.
+    """
+    sampling, networks = load_sampling(stack), load_stack(stack, device=device)
+    require_readable([request.caption], networks.clip.tokenizer)
     prior = request.prior or sampling.prior
-    images = load_stack(stack, device=device).generate(
-        [request.caption] * request.num,
-        torch.Generator(device).manual_seed(request.seed),
-        prior,
-        prior_options(sampling, prior),
-        rendering_of(sampling, request.guidance),
-    )
-    return [Image.fromarray(pixels) for pixels in to_pixels(images)]
+    options, rendering = prior_options(sampling, prior), rendering_of(sampling, request.guidance)
+    noise = torch.Generator(device).manual_seed(request.seed)
+    images = networks.generate([request.caption] * request.num, noise, prior, options, rendering)
+    how = asdict(request) | {"stack": stack.key, "prior": prior, "prior_options": options} | asdict(rendering)
+    return [Image.fromarray(pixels) for pixels in to_pixels(images)], how
 
 
 def save_picture(picture: Image.Image, path: Path, record: dict[str, Any]) -> None:

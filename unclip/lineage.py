@@ -25,8 +25,8 @@ def resolve(store: Store, reference: str) -> Manifest:
         ValueError: nothing or more than one thing fits.
     """
     path = Path(reference)
-    if path.suffix == ".png" and path.is_file():
-        reference = stack_of_png(path)
+    if is_picture(path):
+        reference = str(made_by(path)["stack"])
     elif path.exists():
         return _manifest_above(path.resolve())
     if len(reference) < 4 or not set(reference) <= set("0123456789abcdef"):
@@ -38,13 +38,22 @@ def resolve(store: Store, reference: str) -> Manifest:
     return next(iter(found.values()))
 
 
-def stack_of_png(path: Path) -> str:
-    """The key of the stack that made a picture, from the picture's own metadata."""
+def is_picture(path: Path) -> bool:
+    """Whether the path is a PNG, of which `made_by` may know more."""
+    return path.suffix == ".png" and path.is_file()
+
+
+def made_by(path: Path) -> dict[str, Any]:
+    """The stack, caption, seed and settings of a picture, from its own metadata.
+
+    Raises: ValueError when it has none.
+    """
     with Image.open(path) as image:
         record = image.info.get("unclip")
     if record is None:
         raise ValueError(f"{path} carries no lineage: it was not made by `unclip generate`, or was saved again since")
-    return str(json.loads(record)["stack"])
+    record = json.loads(record)
+    return dict(record)
 
 
 def ancestors(store: Store, manifest: Manifest, depth: int = 0) -> Iterator[tuple[int, str, Manifest]]:

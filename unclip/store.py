@@ -115,6 +115,16 @@ class Store:
                 yield True
 
 
+def open_store(root: Path) -> Store:
+    """The store at a path.
+
+    Raises: ValueError when nothing was ever made there.
+    """
+    if not (root / "artifacts").is_dir():
+        raise ValueError(f"{root} is no store, nothing was made there yet: --store names another")
+    return Store(root)
+
+
 def is_whole(folder: Path) -> bool:
     """Whether the folder has a manifest and every file that it names, none of them cut short."""
     try:

@@ -50,6 +50,18 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(unclip, arguments, parts)
     assert not unclip.store.exists()
 
 
+@pytest.mark.parametrize("verb", [["verify"], ["gc"], ["lineage", "abcd"], ["metrics", "shrunken"], ["generate", "a"]])
+def test_a_mistyped_store_is_named_and_not_made(unclip, verb):
+    refused(unclip(*verb), f"{unclip.store} is no store", "--store names another")
+    assert not unclip.store.exists()
+
+
+def test_sizes_are_told_before_there_is_any_data(unclip):
+    done = unclip("plan", "paper", "--file", "pipelines.yaml")
+    assert done.returncode == 2 and "source.urls.path: no file urls.parquet" in done.stderr
+    assert {"clip", "decoder", "upsampler_top"} <= {line.split()[0] for line in done.stdout.splitlines()}
+
+
 @pytest.mark.parametrize(
     ("name", "text", "part"),
     [

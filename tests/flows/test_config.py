@@ -95,6 +95,8 @@ def test_the_environment_is_interpolated_and_must_be_there(tmp_path, monkeypatch
     monkeypatch.setenv("UNCLIP_T", "/data")
     path = tmp_path / "pipelines.yaml"
     assert load_pipeline(path, "big").source.folder.folder == "/data/a"
+    monkeypatch.delenv("UNCLIP_T")
+    assert load_pipeline(path, "big", ("source.folder.folder=mine",)).source.folder.folder == "mine"
 
 
 def test_a_schedule_says_one_thing(tmp_path):

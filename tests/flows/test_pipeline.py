@@ -170,8 +170,28 @@ def test_a_picture_knows_what_made_it(store, shared, tmp_path):
     done = shared("generate", "a red circle on a gray background", "--out", target)
     assert done.stdout.strip() == str(target), done.stderr
     found = json.loads(shared("lineage", target, "--json").stdout)
-    assert found[0]["key"] == artifact(store, "assemble").key
+    assert found[0]["caption"] == "a red circle on a gray background" and found[0]["guidance"] == 2.0
+    assert found[1]["key"] == found[0]["stack"] == artifact(store, "assemble").key
     assert {entry["kind"] for entry in found} >= {"clip", "prior_diffusion", "decoder", "source"}
+    other = tmp_path / "other.png"
+    shared("generate", "a blue circle on a gray background", "--seed", 1, "--out", other)
+    found = json.loads(shared("diff", target, other, "--json").stdout)
+    assert {entry["where"] for entry in found} == {"picture.caption", "picture.seed"}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([""], "a caption is empty"),
+        (["red " * 40], "has 42 tokens, this CLIP reads 32"),
+        (["a red circle", "--guidance", -1], "--guidance must be >= 0, got -1"),
+        (["a red circle", "--out", "no/such/folder.png"], "--out must be a file in a folder that is there"),
+        (["a red circle", "--out", "picture.jpg"], "--out must end in .png"),
+    ],
+)
+def test_a_picture_that_cannot_be_made_is_refused(given, said, shared):
+    done = shared("generate", *given)
+    assert done.returncode == 2 and said in done.stderr
 
 
 EDITS = {
@@ -194,7 +214,8 @@ def test_pictures_are_edited_and_know_their_stack(verb, store, shared, tmp_path)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == str(target), done.stderr
     columns = (Image.open(target).width - TEXT_PX) // (MIN_TILE_PX + GAP_PX)
     assert columns == num_columns
-    assert json.loads(shared("lineage", target, "--json").stdout)[0]["key"] == artifact(store, "assemble").key
+    made = json.loads(shared("lineage", target, "--json").stdout)
+    assert made[0]["verb"] == verb and made[1]["key"] == artifact(store, "assemble").key
     again = tmp_path / "again.png"
     shared(verb, first, *given, "--steps", 3, "--out", again)
     assert again.read_bytes() == target.read_bytes()

@@ -14,13 +14,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def paper(tmp_path_factory):
-    urls = tmp_path_factory.mktemp("urls") / "urls.csv"
-    urls.write_text("url,caption\nhttp://localhost/a.png,a picture\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("UNCLIP_URLS", str(urls))
-        pipeline = load_pipeline(ROOT / "pipelines.yaml", "paper")
-    return {cost.part: cost for cost in network_costs(pipeline)}
+def paper():
+    return {cost.part: cost for cost in network_costs(load_pipeline(ROOT / "pipelines.yaml", "paper"))}
 
 
 def test_a_network_is_measured_by_its_products_and_by_what_it_keeps():
