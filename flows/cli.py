@@ -31,6 +31,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to 
 
 STORE = Path("store")
 FILE = Path("pipelines.yaml")
+INTERRUPTED = 130  # the exit code of Ctrl-C
 DISK_FULL = ("No space left on device", "disk is full")  # as libraries and workers say it, SQLite the second
 
 
@@ -162,9 +163,10 @@ def main() -> None:
         app(standalone_mode=True)
     except ValueError as error:
         _fail(error, 2)
-    except KeyboardInterrupt:
-        err.print("interrupted")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == INTERRUPTED:
+            err.print("interrupted: nothing was begun that the next run would miss")
+        raise
     except Exception as error:  # the last stop: whatever is left becomes one line
         _fail(error, 1)
 

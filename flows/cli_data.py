@@ -54,7 +54,7 @@ def search(
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    rows = [[f"{hit['cosine']:.3f}", hit["url"], hit["caption"]] for hit in found]
+    rows = [[f"{hit['cosine']:.3f}", hit["url"] or hit["key"], hit["caption"]] for hit in found]
     out.print(table("", ["cosine", "picture", "caption"], rows, ["cosine"]))
 
 

@@ -1,6 +1,8 @@
 """Start a run, a schedule or the pages of a store: the servers first, then Prefect, which reads where they are."""
 
 import os
+from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 from flows.config import load_pipeline
@@ -16,14 +18,16 @@ def run_flow(graph: Graph, overrides: tuple[str, ...], until: str | None, file: 
     server = start_server(graph.store.root)
     err.print(f"{graph.name}: starting the Prefect server of {graph.store.root}")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # our one line says it, -v says more
-    apply_environment(graph.store.root, server.address())
-    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  # takes seconds: those in which the server starts
-    from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
-
-    from flows.retrain import retrain
-
-    server.wait()
     try:
+        apply_environment(graph.store.root, server.address())
+        with suppress(ImportError):  # no run fails for MLflow; it takes seconds: those in which the server starts
+            import_module("mlflow.store.tracking.sqlalchemy_store")
+        from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+
+        from flows.retrain import retrain
+
+        if server.wait() != server.address():
+            raise RuntimeError("another command started this store's Prefect server at the same instant: run again")
         with temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None}):
             retrain(graph.name, str(graph.store.root), overrides, until, str(file.resolve()))
     finally:

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -63,7 +64,7 @@ def pages(store_root: Path) -> Iterator[dict[str, str]]:
         server.close()
 
 
-def show_pages(store_root: Path, say: Callable[[str], None] = print) -> None:
+def show_pages(store_root: Path, say: Callable[[str], None] = partial(print, flush=True)) -> None:
     """Say where the pages are and keep them up until Ctrl-C, SIGTERM or `stop_pages`; if they are up, only say so."""
     record = store_root.absolute() / "pages.json"
     record.parent.mkdir(parents=True, exist_ok=True)
@@ -71,8 +72,9 @@ def show_pages(store_root: Path, say: Callable[[str], None] = print) -> None:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # held until this process ends
         except BlockingIOError:
-            _say_addresses(_addresses(record), say)
+            _say_addresses(_noted(record, "pages")["pages"], say)
             return
+        lock.truncate(0)  # what the last process said of itself
         _note(record, {})
         with pages(store_root) as addresses:
             _note(record, addresses)
@@ -89,7 +91,7 @@ def stop_pages(store_root: Path, limit_s: float = 5.0) -> str:
             try:
                 fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
             except BlockingIOError:
-                os.kill(json.load(lock)["pid"], signal.SIGTERM)  # the lock is held, so the id is still theirs
+                os.kill(_noted(record)["pid"], signal.SIGTERM)  # the lock is held, so the id is still theirs
                 fcntl.flock(lock, fcntl.LOCK_SH)
                 said = f"the pages of {store_root} are ended"
     until = time.monotonic() + limit_s
@@ -102,15 +104,16 @@ def _note(record: Path, addresses: dict[str, str]) -> None:
     record.write_text(json.dumps({"pid": os.getpid(), "pages": addresses}))
 
 
-def _addresses(record: Path, limit_s: float = 60.0) -> dict[str, str]:
-    """Where another process serves the pages, once it has said so."""
+def _noted(record: Path, name: str = "pid", limit_s: float = 150.0) -> dict[str, Any]:
+    """What the process that serves the pages says of itself, once it says `name`; a server may take long to start."""
     until = time.monotonic() + limit_s
     while time.monotonic() < until:
         with suppress(ValueError):  # it is being written
-            if addresses := json.loads(record.read_text())["pages"]:
-                return dict(addresses)
+            said: dict[str, Any] = json.loads(record.read_text())
+            if said[name]:
+                return said
         time.sleep(0.1)
-    raise RuntimeError(f"another process holds {record} and has not said where it serves the pages")
+    raise RuntimeError(f"a process that holds {record} never said where it serves the pages: try again")
 
 
 def _say_addresses(addresses: dict[str, str], say: Callable[[str], None]) -> None:

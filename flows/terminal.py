@@ -11,6 +11,7 @@ from rich.table import Table
 from tasks.context import Context
 from unclip.artifact import Artifact
 
+MAX_NAME = 24  # characters of a first column that are never broken
 WIDE = 100  # columns; in fewer, those of a table stand closer together
 out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False)
@@ -21,9 +22,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], num
     made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
     made.collapse_padding = out.width < WIDE
     for column in columns:
-        is_first = column == columns[0]
-        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold", no_wrap=is_first)
-    for row in rows:
+        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    listed = list(rows)
+    made.columns[0].min_width = min(max((len(row[0]) for row in listed), default=0), MAX_NAME)
+    for row in listed:
         made.add_row(*row)
     return made
 

@@ -105,9 +105,8 @@ def _interpolated(value: Any, where: Where, places: Mapping[Where, str]) -> Any:
     def value_of(match: re.Match[str]) -> str:
         if match[1] not in os.environ:
             place, field = places.get(where, ""), ".".join(map(str, where))
-            raise ValueError(
-                f"{place} {field}: the environment has no variable {match[1]}: set it, or --set {field}=VALUE".strip()
-            )
+            other = f", or --set {field}=VALUE" if all(isinstance(name, str) for name in where) else ""
+            raise ValueError(f"{place} {field}: the environment has no variable {match[1]}: set it{other}".strip())
         return os.environ[match[1]]
 
     return VARIABLE.sub(value_of, value) if isinstance(value, str) else value

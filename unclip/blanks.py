@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sqlite3
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,9 +18,8 @@ def adopt_blank(database: Path, package: str) -> bool:
     partial = database.with_suffix(f".{os.getpid()}")
     try:
         shutil.copyfile(_blank(package), partial)
-        with suppress(FileExistsError):  # another command was faster, and may write to it already
-            os.link(partial, database)
-    except OSError:  # there is none yet, or this disk has no links
+        _publish(partial, database)
+    except FileNotFoundError:  # there is none yet
         return False
     finally:
         partial.unlink(missing_ok=True)
@@ -29,16 +27,27 @@ def adopt_blank(database: Path, package: str) -> bool:
 
 
 def keep_blank(package: str, write: Callable[[Path], None]) -> None:
-    """Keep the empty database that `write` puts at a path; a cache that can't be written is no error."""
+    """Keep the empty database that `write` puts into an empty file; a cache that can't be written is no error."""
     blank = _blank(package)
     partial = blank.with_suffix(f".{os.getpid()}")
     try:
         blank.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)
+        partial.write_bytes(b"")  # fails at once where `write` may try again and again
         write(partial)
         partial.replace(blank)
-    except (OSError, sqlite3.Error) as error:
+    except Exception as error:  # whatever a library raises: the next store is migrated by itself
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
         print(f"no empty database of {package} kept: {error}", file=sys.stderr)
+
+
+def _publish(partial: Path, database: Path) -> None:
+    try:
+        os.link(partial, database)
+    except FileExistsError:  # another command was faster, and may write to it already
+        pass
+    except OSError:  # a disk without links
+        partial.replace(database)
 
 
 def _blank(package: str) -> Path:

@@ -120,7 +120,7 @@ def open_store(root: Path) -> Store:
 
     Raises: ValueError when nothing was ever made there.
     """
-    if not (root / "artifacts").is_dir():
+    if not any((root / name).is_dir() for name in ("artifacts", "partial", "runs")):
         raise ValueError(f"{root} is no store, nothing was made there yet: --store names another")
     return Store(root)
 

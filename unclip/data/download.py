@@ -28,7 +28,7 @@ Pair = dict[str, Any]  # a row of pairs.parquet
 
 
 def download(pairs: Path, shard: int, config: DownloadConfig, out: Path, progress: Progress) -> dict[str, Any]:
-    """Writes `shard.tar` and `rows.parquet` into `out`; returns counts by status and the speed of fetching.
+    """Writes `shard.tar` and `rows.parquet` into `out`; rows, those kept, the refused by reason, and the speed.
 
     What was fetched stays in `out/work/staging`, so that a killed run goes on from it; a failed one starts afresh.
 

@@ -91,7 +91,9 @@ def finish(out: Path, embedded: int) -> dict[str, Any]:
     parts = part_paths(out)
     built = build_index(IndexConfig(), parts, seed=0)
     write_index(built, parts, out)
-    names = [path.relative_to(out).as_posix() for path in (*parts, *sorted(p for p in out.glob("*.*") if p.is_file()))]
+    beside = [path_of(part) for part in parts for path_of in (rows_path, rejects_path)]
+    files = [*parts, *beside, *sorted(p for p in out.glob("*.*") if p.is_file())]
+    names = [path.relative_to(out).as_posix() for path in files]
     manifest = {
         "rows": sum(info.num_rows for info in check_agree(parts)),
         "refused": refused(parts),
@@ -149,7 +151,7 @@ def rejects_path(part: Path) -> Path:
 def refused(parts: list[Path]) -> dict[str, int]:
     """How many rows of the source are not in the dump, by reason."""
     columns = [(rows_path(part), "status") for part in parts] + [(rejects_path(part), "reason") for part in parts]
-    tables = (pq.read_table(path, columns=[name])[name].to_pylist() for path, name in columns)
+    tables = (pq.read_table(path, columns=[name])[name].to_pylist() for path, name in columns if path.is_file())
     return refusals(reason for table in tables for reason in table)
 
 
@@ -227,14 +229,15 @@ def search_dump(dump: Path, encoder: Encoder, text: str | None, image: Path | No
     return [hit | {"url": url} for hit, url in zip(hits, urls_of(dump, hits), strict=True)]
 
 
-def urls_of(dump: Path, hits: list[dict[str, Any]]) -> list[str]:
-    """The file or address that each hit came from."""
-    parts, places = part_paths(dump), dict[str, str]()
-    for shard in {hit["shard"] for hit in hits}:
-        wanted = [("key", "in", [hit["key"] for hit in hits if hit["shard"] == shard])]
-        rows = pq.read_table(rows_path(parts[shard]), columns=["key", "url"], filters=wanted)
-        places |= dict(zip(rows["key"].to_pylist(), rows["url"].to_pylist(), strict=True))
-    return [places[hit["key"]] for hit in hits]
+def urls_of(dump: Path, hits: list[dict[str, Any]]) -> list[str | None]:
+    """The file or address that each hit came from; None where the dump is being written and holds other rows now."""
+    found: dict[tuple[str, str], str] = {}
+    for path in map(rows_path, part_paths(dump)):
+        if path.is_file():
+            wanted = [("key", "in", [hit["key"] for hit in hits])]
+            rows = pq.read_table(path, columns=["key", "caption", "url"], filters=wanted).to_pylist()
+            found |= {(row["key"], row["caption"]): row["url"] for row in rows}
+    return [found.get((hit["key"], hit["caption"])) for hit in hits]
 
 
 def embed_query(encoder: Encoder, text: str | None, image: Path | None) -> Floats:

@@ -68,7 +68,7 @@ def admit(found: Found, key: str) -> Admission:
 
 
 def write_admissions(out: Path, admissions: Iterable[Admission]) -> dict[str, Any]:
-    """Write `shard.tar` and `rows.parquet` into `out`; the number of rows by status."""
+    """Write `shard.tar` and `rows.parquet` into `out`; rows, those kept, and the refused by reason."""
     admissions = list(admissions)
     write_shard(out / "shard.tar", [a.sample for a in admissions if a.sample is not None])
     write_rows(out / "rows.parquet", [a.row for a in admissions])

@@ -73,7 +73,11 @@ def test_inspection_counts_and_finds_what_was_changed(tmp_path):
     assert (found["rows"], found["parts"], found["problems"], found["duplicate_pairs"]) == (16, 2, [], 0)
     assert sum(found["similarity"]["counts"]) == 16 * 15 // 2
     (tmp_path / "dump" / "keys.parquet").write_bytes(b"other")
-    assert inspect_dump(tmp_path / "dump")["problems"] == ["keys.parquet has changed"]
+    (tmp_path / "dump" / "parts" / "000001.rows.parquet").unlink()
+    assert inspect_dump(tmp_path / "dump")["problems"] == [
+        "keys.parquet has changed",
+        "parts/000001.rows.parquet is missing",
+    ]
 
 
 def test_a_dump_that_was_killed_goes_on(tmp_path):
