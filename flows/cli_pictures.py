@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import STORE, StoreDir, app
+from flows.terminal import err
 
 Option = typer.Option
 Picture = Annotated[Path, typer.Argument(help="A picture: PNG, JPEG, WebP", show_default=False)]
@@ -39,6 +40,8 @@ def generate(
     from tasks.generate import generate as sample
 
     pictures, how = sample(stack, Request(caption=caption, num=num, seed=seed, prior=prior, guidance=guidance))
+    if unseen := how["unseen_words"]:
+        err.print(f"CLIP was trained without: {', '.join(unseen)}", markup=False)
     for index, picture in enumerate(pictures):
         path = target if num == 1 else target.with_stem(f"{target.stem}-{index}")
         save_picture(picture, path, how | {"index": index})

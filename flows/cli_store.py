@@ -26,7 +26,8 @@ def lineage(reference: Reference, store: StoreDir = STORE, as_json: Json = False
         print(json.dumps(above + [{"depth": depth, "name": name, **m} for depth, name, m in found], indent=1))
         return
     if picture:
-        out.print(", ".join(f"{name} {value}" for name, value in picture.items() if name != "stack"), markup=False)
+        told = (f"{name} {value}" for name, value in picture.items() if name != "stack" and value not in (None, []))
+        out.print(", ".join(told), markup=False)
     rows = [
         ["  " * depth + name, m["key"][:12], (m["git"]["commit"] or "?")[:9], m["ended"][:16], f"{m['seconds']:.1f}"]
         for depth, name, m in found

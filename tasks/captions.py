@@ -16,3 +16,11 @@ def require_readable(captions: Sequence[str], tokenizer: Tokenizer) -> None:
         if num_tokens > tokenizer.context:
             shown = caption if len(caption) <= _SHOWN else f"{caption[:_SHOWN]}…"
             raise ValueError(f"caption '{shown}' has {num_tokens} tokens, this CLIP reads {tokenizer.context}")
+
+
+def unseen_words(caption: str, vocabulary: Sequence[int] | None) -> list[str]:
+    """The words that CLIP's training captions did not have; vocabulary: their byte-pair ids, None if it knows all."""
+    if vocabulary is None:
+        return []
+    known = set(vocabulary)
+    return [word for word in caption.split() if not known.issuperset(byte_pairs().encode(word))]

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from tasks.captions import require_readable
+from tasks.captions import require_readable, unseen_words
 from tasks.loading import load_sampling, load_stack
 from tasks.sampling import prior_options, rendering_of, to_pixels
 from unclip.artifact import Artifact
@@ -45,6 +45,7 @@ def generate(stack: Artifact, request: Request, device: str = "cpu") -> tuple[li
     noise = torch.Generator(device).manual_seed(request.seed)
     images = networks.generate([request.caption] * request.num, noise, prior, options, rendering)
     how = asdict(request) | {"stack": stack.key, "prior": prior, "prior_options": options} | asdict(rendering)
+    how["unseen_words"] = unseen_words(request.caption, networks.clip.spec.vocabulary)
     return [Image.fromarray(pixels) for pixels in to_pixels(images)], how
 
 

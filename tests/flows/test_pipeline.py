@@ -173,6 +173,8 @@ def test_a_picture_knows_what_made_it(store, shared, tmp_path):
     assert found[0]["caption"] == "a red circle on a gray background" and found[0]["guidance"] == 2.0
     assert found[1]["key"] == found[0]["stack"] == artifact(store, "assemble").key
     assert {entry["kind"] for entry in found} >= {"clip", "prior_diffusion", "decoder", "source"}
+    assert found[0]["unseen_words"] == [] and "trained without" not in done.stderr
+    assert "CLIP was trained without: zebra" in shared("generate", "a red zebra", "--out", tmp_path / "z.png").stderr
     other = tmp_path / "other.png"
     shared("generate", "a blue circle on a gray background", "--seed", 1, "--out", other)
     found = json.loads(shared("diff", target, other, "--json").stdout)
