@@ -165,7 +165,7 @@ def main() -> None:
         _fail(error, 2)
     except SystemExit as end:
         if end.code == INTERRUPTED:
-            err.print("interrupted: nothing was begun that the next run would miss")
+            err.print("interrupted")
         raise
     except Exception as error:  # the last stop: whatever is left becomes one line
         _fail(error, 1)
