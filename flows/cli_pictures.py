@@ -24,10 +24,10 @@ Out = Annotated[Path | None, Option(help="The PNG to write [default: after the p
 def generate(
     caption: Annotated[str, typer.Argument(help="What to show", show_default=False)],
     pipeline: Pipeline = None,
-    num: Annotated[int, Option(help="How many pictures")] = 1,
+    num: Annotated[int, Option(help="How many pictures", min=1)] = 1,
     seed: Seed = 0,
     prior: Annotated[str | None, Option(help="prior_diffusion, prior_ar or prior_linear", show_default=False)] = None,
-    guidance: Annotated[float | None, Option(help="Of the decoder; 1 is off", show_default=False)] = None,
+    guidance: Annotated[float | None, Option(help="Of the decoder; 1 is off", min=0, show_default=False)] = None,
     out: Annotated[Path | None, Option(help="A PNG, or a name for several", show_default=False)] = None,
     store: StoreDir = STORE,
 ) -> None:
@@ -168,9 +168,9 @@ def attack(
 def writable(path: Path) -> Path:
     """The path of a picture to write. Raises: ValueError when none can be written there."""
     if path.suffix != ".png":
-        raise ValueError(f"--out must end in .png, which can say what made it; got {path}")
+        raise ValueError(f"a picture is written as .png, which can say what made it; got {path}")
     if path.is_dir() or not path.absolute().parent.is_dir():
-        raise ValueError(f"--out must be a file in a folder that is there, got {path}")
+        raise ValueError(f"a picture needs a folder that is there, and a name that is no folder's; got {path}")
     return path
 
 

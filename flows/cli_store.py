@@ -1,7 +1,6 @@
 """The verbs that ask the store: lineage, diff, verify, gc, accept, track."""
 
 import json
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -15,11 +14,10 @@ Reference = Annotated[str, typer.Argument(help="A key prefix, a path in the stor
 @app.command(rich_help_panel="Store")
 def lineage(reference: Reference, store: StoreDir = STORE, as_json: Json = False) -> None:
     """What made this, down to the data. Example: unclip lineage picture.png"""
-    from unclip.lineage import ancestors, is_picture, made_by, resolve
+    from unclip.lineage import ancestors, picture_of, resolve
     from unclip.store import open_store
 
-    opened, path = open_store(store), Path(reference)
-    picture = made_by(path) if is_picture(path) else None
+    opened, picture = open_store(store), picture_of(reference)
     found = list(ancestors(opened, resolve(opened, reference)))
     if as_json:
         above = [{"depth": 0, "name": "picture", "kind": "picture", **picture}] if picture else []
@@ -110,12 +108,11 @@ def track(
 
 def _making(store: Any, reference: str) -> dict[str, Any]:
     """What made an artifact, or a picture and its stack."""
-    from unclip.lineage import is_picture, made_by, resolve
+    from unclip.lineage import picture_of, resolve
 
-    manifest, path = resolve(store, reference), Path(reference)
+    manifest = resolve(store, reference)
     names = ("kind", "recipe", "git", "environment", "hardware", "metrics")
-    picture = made_by(path) if is_picture(path) else {}
-    return {f"picture.{name}": value for name, value in picture.items()} | {name: manifest[name] for name in names}
+    return {"picture": picture_of(reference)} | {name: manifest[name] for name in names}
 
 
 def _short(value: Any, limit: int = 48) -> str:

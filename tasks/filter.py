@@ -24,5 +24,4 @@ def build(ctx: Context) -> dict[str, Any]:
     (ctx.out / "funnel.json").write_text(json.dumps(selection.funnel, indent=1) + "\n")
     splits = kept["split"].to_pylist()
     counts = {name: splits.count(name) for name in ("train", "validation", "test")}
-    dropped = {reason: count for reason, count in selection.refused().items() if reason != "refused"}  # told before
-    return {"rows": rows, "kept": len(kept), "refused": dropped, **counts}
+    return {"rows": rows, "kept": len(kept), "refused": selection.refused(), **counts}

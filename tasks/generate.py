@@ -25,12 +25,6 @@ class Request:
     prior: str | None = None
     guidance: float | None = None
 
-    def __post_init__(self) -> None:
-        if self.num < 1:
-            raise ValueError(f"--num must be >= 1, got {self.num}")
-        if self.guidance is not None and self.guidance < 0:
-            raise ValueError(f"--guidance must be >= 0, got {self.guidance}")
-
 
 @torch.no_grad()
 def generate(stack: Artifact, request: Request, device: str = "cpu") -> tuple[list[Image.Image], dict[str, Any]]:

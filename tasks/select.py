@@ -19,9 +19,5 @@ def build(ctx: Context) -> dict[str, Any]:
     selection.write_dropped(ctx.out / "dropped.parquet")
     (ctx.out / "funnel.json").write_text(json.dumps(selection.funnel, indent=1) + "\n")
     splits = kept["split"].to_pylist()
-    return {
-        "rows": len(rows.keys),
-        "kept": len(kept),
-        "refused": selection.refused(),
-        **{name: splits.count(name) for name in ("train", "validation", "test")},
-    }
+    counts = {name: splits.count(name) for name in ("train", "validation", "test")}
+    return {"rows": len(rows.keys), "kept": len(kept), "refused": selection.refused(), **counts}

@@ -25,8 +25,8 @@ def resolve(store: Store, reference: str) -> Manifest:
         ValueError: nothing or more than one thing fits.
     """
     path = Path(reference)
-    if is_picture(path):
-        reference = str(made_by(path)["stack"])
+    if picture := picture_of(reference):
+        reference = str(picture["stack"])
     elif path.exists():
         return _manifest_above(path.resolve())
     if len(reference) < 4 or not set(reference) <= set("0123456789abcdef"):
@@ -38,22 +38,19 @@ def resolve(store: Store, reference: str) -> Manifest:
     return next(iter(found.values()))
 
 
-def is_picture(path: Path) -> bool:
-    """Whether the path is a PNG, of which `made_by` may know more."""
-    return path.suffix == ".png" and path.is_file()
+def picture_of(reference: str) -> dict[str, Any]:
+    """The stack, caption, seed and settings that a PNG says of itself; nothing where the reference is no PNG.
 
-
-def made_by(path: Path) -> dict[str, Any]:
-    """The stack, caption, seed and settings of a picture, from its own metadata.
-
-    Raises: ValueError when it has none.
+    Raises: ValueError when it says nothing.
     """
+    path = Path(reference)
+    if path.suffix != ".png" or not path.is_file():
+        return {}
     with Image.open(path) as image:
         record = image.info.get("unclip")
     if record is None:
         raise ValueError(f"{path} carries no lineage: it was not made by `unclip generate`, or was saved again since")
-    record = json.loads(record)
-    return dict(record)
+    return dict(json.loads(record))
 
 
 def ancestors(store: Store, manifest: Manifest, depth: int = 0) -> Iterator[tuple[int, str, Manifest]]:

@@ -186,9 +186,9 @@ def test_a_picture_knows_what_made_it(store, shared, tmp_path):
     [
         ([""], "a caption is empty"),
         (["red " * 40], "has 42 tokens, this CLIP reads 32"),
-        (["a red circle", "--guidance", -1], "--guidance must be >= 0, got -1"),
-        (["a red circle", "--out", "no/such/folder.png"], "--out must be a file in a folder that is there"),
-        (["a red circle", "--out", "picture.jpg"], "--out must end in .png"),
+        (["a red circle", "--guidance", -1], "'--guidance'"),
+        (["a red circle", "--out", "no/such/folder.png"], "a picture needs a folder that is there"),
+        (["a red circle", "--out", "picture.jpg"], "a picture is written as .png"),
     ],
 )
 def test_a_picture_that_cannot_be_made_is_refused(given, said, shared):

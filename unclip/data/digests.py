@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -45,14 +46,15 @@ def remembered(path: Path, kind: str, read: Callable[[Path], str]) -> str:
     try:
         known = _open_cache(cache_folder(), os.getpid(), threading.get_ident())
         row = known.execute("SELECT state, fact FROM facts WHERE path = ? AND kind = ?", (place, kind)).fetchone()
-        if row is not None and row[0] == state:
-            return str(row[1])
-        fact = read(path)
-        if state == _state(path) and time.time() - path.stat().st_mtime > SETTLED_S:
-            known.execute("REPLACE INTO facts VALUES (?, ?, ?, ?)", (place, kind, state, fact))
-        return fact
     except (OSError, sqlite3.Error):  # no place to remember anything: a plan works all the same
         return read(path)
+    if row is not None and row[0] == state:
+        return str(row[1])
+    fact = read(path)
+    if state == _state(path) and time.time() - path.stat().st_mtime > SETTLED_S:
+        with suppress(sqlite3.Error):  # full, or locked for long: read again next time
+            known.execute("REPLACE INTO facts VALUES (?, ?, ?, ?)", (place, kind, state, fact))
+    return fact
 
 
 def cache_folder() -> Path:

@@ -91,8 +91,7 @@ def finish(out: Path, embedded: int) -> dict[str, Any]:
     parts = part_paths(out)
     built = build_index(IndexConfig(), parts, seed=0)
     write_index(built, parts, out)
-    beside = [path_of(part) for part in parts for path_of in (rows_path, rejects_path)]
-    files = [*parts, *beside, *sorted(p for p in out.glob("*.*") if p.is_file())]
+    files = [path for part in parts for path in files_of(part)] + sorted(p for p in out.glob("*.*") if p.is_file())
     names = [path.relative_to(out).as_posix() for path in files]
     manifest = {
         "rows": sum(info.num_rows for info in check_agree(parts)),
@@ -126,16 +125,19 @@ def embed_part(
 def part_is_there(out: Path, shard: int, recipe: dict[str, Any]) -> bool:
     """Whether the dump holds the part that this recipe makes."""
     record = out / "parts" / f"{shard:06d}.json"
-    part = record.with_suffix(".parquet")
-    there = all(path.is_file() for path in (record, part, rows_path(part), rejects_path(part)))
+    there = all(path.is_file() for path in (record, *files_of(record.with_suffix(".parquet"))))
     return there and bool(json.loads(record.read_text())["recipe"] == recipe)
 
 
 def drop_part(record: Path) -> None:
     """Remove a part with what is beside it, its record first."""
-    part = record.with_suffix(".parquet")
-    for path in (record, part, rows_path(part), rejects_path(part)):
+    for path in (record, *files_of(record.with_suffix(".parquet"))):
         path.unlink(missing_ok=True)
+
+
+def files_of(part: Path) -> tuple[Path, ...]:
+    """A part and what is beside it, but for its record."""
+    return part, rows_path(part), rejects_path(part)
 
 
 def rows_path(part: Path) -> Path:
@@ -232,9 +234,10 @@ def search_dump(dump: Path, encoder: Encoder, text: str | None, image: Path | No
 def urls_of(dump: Path, hits: list[dict[str, Any]]) -> list[str | None]:
     """The file or address that each hit came from; None where the dump is being written and holds other rows now."""
     found: dict[tuple[str, str], str] = {}
-    for path in map(rows_path, part_paths(dump)):
+    for shard in {hit["shard"] for hit in hits}:
+        path = dump / "parts" / f"{shard:06d}.rows.parquet"
         if path.is_file():
-            wanted = [("key", "in", [hit["key"] for hit in hits])]
+            wanted = [("key", "in", [hit["key"] for hit in hits if hit["shard"] == shard])]
             rows = pq.read_table(path, columns=["key", "caption", "url"], filters=wanted).to_pylist()
             found |= {(row["key"], row["caption"]): row["url"] for row in rows}
     return [found.get((hit["key"], hit["caption"])) for hit in hits]

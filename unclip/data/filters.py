@@ -18,7 +18,7 @@ from PIL import Image
 
 from unclip.data.config import FilterConfig
 from unclip.data.dedup import assign_splits, keeper, perceptual_hash, same_picture
-from unclip.data.rows import OK
+from unclip.data.rows import OK, refusals
 from unclip.data.shards import ShardReader
 
 SCORES_SCHEMA = pa.schema(
@@ -111,8 +111,8 @@ class Selection:
         self.funnel.append({"step": reason, "rows_in": before, "dropped": len(rows), "rows_out": before - len(rows)})
 
     def refused(self) -> dict[str, int]:
-        """How many rows each step dropped, where it dropped any."""
-        return {step["step"]: step["dropped"] for step in self.funnel if step["dropped"]}
+        """How many rows were dropped, by reason."""
+        return refusals(row["reason"] for row in self.dropped)
 
     def write_dropped(self, path: Path) -> None:
         """Write the dropped rows, sorted by key."""
