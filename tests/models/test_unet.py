@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 
 from models.config import UNetConfig
 from models.unet import Context, MapAttention, UNet
@@ -61,6 +62,75 @@ def test_the_map_attends_to_itself_and_context_in_one_softmax():
     weights = (q @ torch.cat([k, context_k], 1).transpose(1, 2) / 8**0.5).softmax(-1)  # (1, 4, 4 + 3)
     mixed = attention.out(weights @ torch.cat([v, context_v], 1)).transpose(1, 2).reshape(x.shape)
     torch.testing.assert_close(attention(x, context), x + mixed, atol=1e-5, rtol=1e-5)
+
+
+def test_the_network_is_that_of_diffusers():
+    """The architecture itself, beside an independent one: same weights, same pictures out."""
+    theirs = awake(
+        UNet2DConditionModel(
+            sample_size=8,
+            in_channels=3,
+            out_channels=6,
+            down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+            mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+            up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+            block_out_channels=(32, 64),
+            layers_per_block=2,
+            attention_head_dim=32,
+            cross_attention_dim=24,
+            resnet_time_scale_shift="scale_shift",
+            class_embed_type="identity",
+        )
+    ).eval()
+    config = UNetConfig(channels=32, multiples=(1, 2), depth=2, head_channels=32, attention_px=(4,))
+    ours = UNet(config, 3, 6, 8, context_width=24)
+    carry_over(theirs, ours)
+    x, emb, tokens = random(2, 3, 8, 8), random(2, 128, seed=1), random(2, 5, 24, seed=2)
+    t, mask = torch.tensor([3, 970]), torch.tensor([[True] * 5, [True, True, False, False, False]])
+    with torch.no_grad():
+        expected = theirs(x, t, tokens, class_labels=emb, encoder_attention_mask=mask).sample
+        got = ours(x, t, emb, Context(tokens=tokens, mask=mask))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def carry_over(theirs, ours):
+    """Diffusers' weights in our network; each of ours is set, once."""
+    waiting = {name for name, _ in ours.named_parameters()}
+    names = {parameter: name for name, parameter in ours.named_parameters()}
+
+    def fill(layer, *sources):
+        for kind, parameter in layer.named_parameters(recurse=False):
+            parameter.data.copy_(torch.cat([getattr(source, kind) for source in sources]))
+            waiting.remove(names[parameter])
+
+    def fill_block(block, source):
+        fill(block.norm_in, source.norm1), fill(block.conv_in, source.conv1), fill(block.emb, source.time_emb_proj)
+        fill(block.norm_out, source.norm2), fill(block.conv_out, source.conv2)
+        if source.conv_shortcut is not None:
+            fill(block.skip, source.conv_shortcut)
+
+    def fill_attention(attention, source):
+        fill(attention.norm, source.group_norm), fill(attention.out, source.to_out[0])
+        fill(attention.qkv, source.to_q, source.to_k, source.to_v)
+        fill(attention.context_kv, source.add_k_proj, source.add_v_proj)
+
+    def fill_stages(stages, source):
+        for stage, resnet in zip(stages, source.resnets, strict=True):
+            fill_block(stage.block, resnet)
+        attending = [stage.attention for stage in stages if stage.attention is not None]
+        for attention, other in zip(attending, getattr(source, "attentions", []), strict=True):
+            fill_attention(attention, other)
+
+    fill(ours.conv_in, theirs.conv_in), fill(ours.conv_out, theirs.conv_out), fill(ours.norm, theirs.conv_norm_out)
+    fill(ours.time[0], theirs.time_embedding.linear_1), fill(ours.time[2], theirs.time_embedding.linear_2)
+    for stages, source in zip([*ours.down, *ours.up], [*theirs.down_blocks, *theirs.up_blocks], strict=True):
+        fill_stages(stages, source)
+    fill_block(ours.shrink[0], theirs.down_blocks[0].downsamplers[0])
+    fill_block(ours.grow[0], theirs.up_blocks[0].upsamplers[0])
+    fill_block(ours.middle[0].block, theirs.mid_block.resnets[0])
+    fill_attention(ours.middle[0].attention, theirs.mid_block.attentions[0])
+    fill_block(ours.middle[1], theirs.mid_block.resnets[1])
+    assert not waiting
 
 
 def test_the_timestep_and_the_added_embedding_reach_the_output():
