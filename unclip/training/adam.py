@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from unclip.training.config import TrainConfig
+from unclip.training.sharding import local
 
 
 class Adam:
@@ -32,10 +33,10 @@ class Adam:
 
     def _move(self, chosen: dict[str, nn.Parameter], rate: float, decay: float) -> None:
         adamw(
-            [*chosen.values()],
-            [p.grad for p in chosen.values() if p.grad is not None],
-            [self.first[name] for name in chosen],
-            [self.second[name] for name in chosen],
+            [local(p) for p in chosen.values()],
+            [local(p.grad) for p in chosen.values() if p.grad is not None],
+            [local(self.first[name]) for name in chosen],
+            [local(self.second[name]) for name in chosen],
             [],
             [self.steps[name] for name in chosen],
             fused=True,

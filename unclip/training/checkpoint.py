@@ -10,14 +10,18 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from unclip.training.sharding import local, part_of, whole
 from unclip.training.state import State
 
 
-def save_checkpoint(state: State, path: Path, record: dict[str, Any]) -> None:
-    """Replaces the checkpoint at `path` whole or not at all; `record` is JSON that comes back with it."""
+def save_checkpoint(state: State, path: Path, record: dict[str, Any], *, writes: bool = True) -> None:
+    """Replaces the checkpoint at `path` whole or not at all; `record` is JSON that comes back with it.
+
+    writes: whether this rank does; where the state is shared out, the others have to come here too.
+    """
     tensors = _tensors(state) | {f"sums.{name}": value for name, value in state.sums.items()}
     header = {"step": state.step, "num_summed": state.num_summed, "record": record}
-    write_tensors(tensors, path, {"state": json.dumps(header)})
+    _write(tensors, path, {"state": json.dumps(header)}, writes)
 
 
 @torch.no_grad()
@@ -26,7 +30,7 @@ def load_checkpoint(state: State, path: Path) -> dict[str, Any]:
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["state"])
         for name, value in _tensors(state).items():
-            value.copy_(file.get_tensor(name))
+            local(value).copy_(part_of(file.get_tensor(name), value))
         device = next(state.model.parameters()).device
         sums = [name for name in file.keys() if name.startswith("sums.")]  # noqa: SIM118
         state.sums = {name.removeprefix("sums."): file.get_tensor(name).to(device) for name in sums}
@@ -35,15 +39,21 @@ def load_checkpoint(state: State, path: Path) -> dict[str, Any]:
     return record
 
 
-def save_weights(model: nn.Module, path: Path) -> None:
-    """The model's state dict, whole or not at all; loads with `load_state_dict`."""
-    write_tensors(model.state_dict(), path, {"format": "pt"})
+def save_weights(model: nn.Module, path: Path, *, writes: bool = True) -> None:
+    """The model's state dict, whole or not at all; loads with `load_state_dict`. writes: as in `save_checkpoint`."""
+    _write(model.state_dict(), path, {"format": "pt"}, writes)
 
 
-def write_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str], writes: bool) -> None:
     """A safetensors file written aside, flushed to the disk and renamed; a failed write leaves the old file."""
     partial = path.with_name(path.name + ".partial")
-    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    plain = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor.detach())  # one at a time: together they may not fit the device
+        if writes:
+            plain[name] = value.cpu().contiguous().clone()
+    if not writes:
+        return
     try:
         save_file(plain, partial, metadata)
         with partial.open("rb") as file:

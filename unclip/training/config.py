@@ -24,6 +24,7 @@ class TrainConfig:
     clip_norm: float = 1.0  # 0 is off
     ema_decay: float = 0.999  # after a warm-up: min(ema_decay, (1 + step) / (10 + step))
     ranks: int = neutral(1)  # processes that share every batch: GPUs, or cores that one process would leave idle
+    shard: bool = neutral(False)  # weights, average and moments shared out over the ranks (FSDP2), not copied to each
     accumulate: int = neutral(1)  # parts that a rank works through its batch in, for what fits the memory
     sam_rho: float = 0.0  # radius of sharpness-aware minimisation, on each rank's part of a batch; 0 is off
     recompute: bool = neutral(False)  # blocks' activations are computed again for the backward pass: less memory
@@ -46,6 +47,13 @@ class TrainConfig:
         for name in ("beta1", "beta2", "ema_decay"):
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
         _check("ranks", self.ranks, self.batch_size % self.ranks == 0, f"a divisor of batch_size, {self.batch_size}")
+        _check("shard", self.shard, not self.shard or self.ranks > 1, "false where train.ranks is 1")
+        _check(
+            "shard",
+            self.shard,
+            not (self.shard and self.sam_rho),
+            "false with sam_rho: no rank has a gradient of its own",
+        )
         part = self.batch_size // self.ranks
         _check("accumulate", self.accumulate, part % self.accumulate == 0, f"a divisor of the {part} rows of a rank")
         _check("decay", self.decay, self.decay in DECAYS, f"one of {', '.join(DECAYS)}")

@@ -12,6 +12,7 @@ from unclip.training.job import Batch, Loss
 from unclip.training.sam import ascended
 from unclip.training.schedule import learning_rate
 from unclip.training.seeds import step_seed
+from unclip.training.sharding import whole
 from unclip.training.state import State
 
 Figures = dict[str, Tensor]
@@ -48,7 +49,8 @@ class Step:
         if self.config.sam_rho:
             with ascended(state.model, self.config.sam_rho):
                 self._gradients(state, batch)
-        self.ranks.average([*gradients_of(state.model), *figures.values()])
+        apart = [] if self.config.shard else gradients_of(state.model)  # else they are means already
+        self.ranks.average([*apart, *figures.values()])
         norm = clip_gradients(state.model, self.config.clip_norm)
         check_finite(state.step, figures["loss"], norm)
         state.optimizer.step(learning_rate(self.config, state.step))
@@ -95,7 +97,7 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
     norm = nn.utils.get_total_norm(gradients_of(model))
     if max_norm:
         nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
-    return norm
+    return whole(norm)
 
 
 def check_finite(step: int, loss: Tensor, norm: Tensor) -> None:

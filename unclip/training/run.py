@@ -9,12 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from unclip.training.blocks import prepare
@@ -76,11 +78,12 @@ def train(job: Job, place: Place, progress: Callable[..., None]) -> dict[str, An
     Raises: FloatingPointError with stage, step and keys when loss or gradient is not finite; Interrupted on SIGTERM.
     """
     place.work.mkdir(parents=True, exist_ok=True)
-    state = new_state(job.model, job.train, place.device)
-    record = resume(state, place)
-    flops = 0  # of a sample; counted before anything is recomputed
+    flops = 0  # of a sample; counted before anything is recomputed or shared out
     if job.example is not None and place.ranks.is_first:
         flops = measure(job.model, job.example)[0]
+    finished = deepcopy(job.model) if job.train.shard and place.ranks.is_first else None
+    state = new_state(job.model, job.train, place.device, job.blocks)
+    record = resume(state, place)
     prepare(state.model, job.blocks, job.train)
     place.ranks.wait()  # the checkpoint is read by all before the first of them writes the next
     curve = Curve(place.out / "curve.jsonl", record["curve_bytes"]) if place.ranks.is_first else None
@@ -98,13 +101,16 @@ def train(job: Job, place: Place, progress: Callable[..., None]) -> dict[str, An
         batches.close()
         if curve is not None:
             curve.close()
+    for name, model in {"ema": state.average, "online": state.model}.items():
+        save_weights(model, place.out / f"{name}.safetensors", writes=place.ranks.is_first)
     if not place.ranks.is_first:
         return {}
-    save_weights(state.average, place.out / "ema.safetensors")
-    save_weights(state.model, place.out / "online.safetensors")
     if watch.best is not None:
         shutil.copyfile(place.best(watch.best["step"]), place.out / "best.safetensors")
-    return {**watch.metrics(state), **job.finish(state.average, place.out)}
+    if finished is not None:  # the first rank is alone now: it needs all weights for itself
+        finished.load_state_dict(load_file(place.out / "ema.safetensors"))
+    average = state.average if finished is None else finished.eval().requires_grad_(False).to(place.device)
+    return {**watch.metrics(state), **job.finish(average, place.out)}
 
 
 def resume(state: State, place: Place) -> dict[str, Any]:
@@ -158,24 +164,28 @@ class Watch:
     def __call__(self, state: State, figures: Figures) -> None:
         """Follows a step; all that is written or told is the first rank's to write or tell."""
         ends = self.place.ranks.any(self.is_asked_to_end)  # what SIGTERM sets is only read: it may come meanwhile
-        if self.curve is not None:
-            self._record(state, figures, self.curve, ends)
+        if self.place.ranks.is_first or self.job.train.shard:
+            self._record(state, figures, ends)
         if ends and state.step < self.job.train.num_steps:
             self.place.ranks.wait()  # for the first, which saves: it would be ended with the others
             saved = f"stopped at step {state.step} of {self.job.train.num_steps}, which is saved"
             raise Interrupted(f"{self.place.stage}: {saved}")
 
-    def _record(self, state: State, figures: Figures, curve: Curve, ends: bool) -> None:
+    def _record(self, state: State, figures: Figures, ends: bool) -> None:
+        """Curve, validation, checkpoint, progress. Where weights are shared out, every rank's are asked for."""
         state.count(figures)
         config, is_last = self.job.train, state.step == self.job.train.num_steps
         validates = is_last or (config.validate_every and state.step % config.validate_every == 0)
         if validates or state.step % config.log_every == 0:
-            curve.append(self._row(state) | (self._validate(state) if validates else {}))
+            row = self._row(state) | (self._validate(state) if validates else {})
+            if self.curve is not None:
+                self.curve.append(row)
         if is_last or ends or state.step % config.checkpoint_every == 0:
-            record = {"curve_bytes": curve.sync(), "best": self.best}
-            save_checkpoint(state, self.place.checkpoint(state.step), record)
-            self._tidy()
-        if is_last or time.monotonic() - self.told > PROGRESS_S:
+            record = {"curve_bytes": 0 if self.curve is None else self.curve.sync(), "best": self.best}
+            save_checkpoint(state, self.place.checkpoint(state.step), record, writes=self.place.ranks.is_first)
+            if self.place.ranks.is_first:
+                self._tidy()
+        if self.place.ranks.is_first and (is_last or time.monotonic() - self.told > PROGRESS_S):
             self._tell(state, figures)
 
     def _tidy(self) -> None:
@@ -201,10 +211,15 @@ class Watch:
         for name, value in row.items():
             if not math.isfinite(value):
                 raise RuntimeError(f"{self.place.stage}: {name} is {value} at step {state.step}")
-        if self.job.train.keep_best and (self.best is None or row["val_ema_loss"] < self.best["val_ema_loss"]):
-            save_weights(state.average, self.place.best(state.step))
+        if self.job.train.keep_best and self._is_best(row):
+            save_weights(state.average, self.place.best(state.step), writes=self.place.ranks.is_first)
             self.best = {"step": state.step, "val_ema_loss": row["val_ema_loss"]}
         return row
+
+    def _is_best(self, row: dict[str, float]) -> bool:
+        """Whether this average validated best; where all ranks validated, they agree on it."""
+        is_best = self.best is None or row["val_ema_loss"] < self.best["val_ema_loss"]
+        return self.place.ranks.any(is_best) if self.job.train.shard else is_best
 
     def _tell(self, state: State, figures: Figures) -> None:
         self.told = time.monotonic()

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from unclip.training.adam import Adam
 from unclip.training.config import TrainConfig
 from unclip.training.ema import average_of, ema_decay, update_average
+from unclip.training.sharding import local, shard
 
 
 @dataclass(kw_only=True)
@@ -28,9 +29,10 @@ class State:
 
     def advance(self, config: TrainConfig) -> None:
         """Counts a step of the optimiser: the average follows the weights."""
-        update_average(self._averaged, self._online, ema_decay(config.ema_decay, self.step))
-        for averaged, online in self._buffers:
-            averaged.copy_(online)
+        averaged, online = ([local(p) for p in parameters] for parameters in (self._averaged, self._online))
+        update_average(averaged, online, ema_decay(config.ema_decay, self.step))
+        for copy, buffer in self._buffers:
+            copy.copy_(buffer)
         self.step += 1
 
     def count(self, figures: dict[str, Tensor]) -> None:
@@ -47,10 +49,14 @@ class State:
         return means
 
 
-def new_state(model: nn.Module, config: TrainConfig, device: str) -> State:
-    """The state before the first step; the model moves to the device."""
+def new_state(model: nn.Module, config: TrainConfig, device: str, blocks: tuple[type[nn.Module], ...] = ()) -> State:
+    """The state before the first step; the model moves to the device. blocks: that are gathered one by one."""
     model.to(device)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     model.train()
-    return State(model=model, average=average_of(model), optimizer=Adam(model, config))
+    average = average_of(model)
+    if config.shard:
+        shard(model, blocks, config.ranks, device)
+        shard(average, blocks, config.ranks, device)
+    return State(model=model, average=average, optimizer=Adam(model, config))
