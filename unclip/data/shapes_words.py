@@ -4,14 +4,15 @@ from dataclasses import dataclass
 
 RGB = tuple[int, int, int]
 
+# With brightness taken out the nearest two of `easy` are 93 apart. Once orange and yellow were 65: they got mixed up.
 COLORS: dict[str, RGB] = {
-    "red": (215, 35, 40),
-    "orange": (250, 140, 20),
-    "yellow": (245, 225, 45),
-    "green": (40, 165, 60),
-    "cyan": (45, 200, 215),
-    "blue": (40, 75, 225),
-    "purple": (140, 50, 190),
+    "red": (220, 15, 20),
+    "orange": (255, 130, 5),
+    "yellow": (245, 245, 15),
+    "green": (20, 160, 45),
+    "cyan": (30, 215, 235),
+    "blue": (25, 60, 230),
+    "purple": (150, 30, 190),
     "pink": (250, 140, 200),
 }
 BACKGROUNDS: dict[str, RGB] = {
