@@ -35,6 +35,7 @@ class Contest:
     theirs: Network
     library: str
     asked: dict[str, float]  # times as fast, by precision
+    prepare: Callable[[], None] = lambda: None  # once, before anything is measured
 
     def main(self, about: str | None) -> int:
         """Measure, print, judge; with --one, measure one of the two and print that as JSON."""
@@ -45,6 +46,7 @@ class Contest:
         if options.one:
             print(json.dumps(self.measure(*options.one)))
             return 0
+        self.prepare()
         threads = torch.get_num_threads()
         print(f"{machine()}, torch {torch.__version__}, {threads} threads; {options.rounds} rounds", flush=True)
         return max(self.judge(precision, options.rounds) for precision in self.asked)

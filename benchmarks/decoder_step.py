@@ -83,7 +83,7 @@ if __name__ == "__main__":
             module="benchmarks.decoder_step",
             ours=ours,
             theirs=theirs,
-            library="diffusers",
+            library="diffusers.models.unets.unet_2d_condition",
             asked={"fp32": 1.2, "bf16": 1.2},
         ).main(__doc__)
     )

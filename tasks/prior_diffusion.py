@@ -42,6 +42,7 @@ def job(ctx: Context) -> Job:
         validate=validate,
         finish=finish,
         blocks=BLOCKS,
+        units=BLOCKS,
         example=model.example_inputs(),
     )
 

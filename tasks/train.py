@@ -100,6 +100,8 @@ def work(ctx: Context) -> dict[str, Any]:
     ctx = replace(ctx, device=device, rank=ranks.index)
     torch.set_num_threads(max(1, ctx.threads // ranks.count))
     torch.backends.cudnn.benchmark = True
+    if torch.device(device).type == "cuda":
+        torch.cuda.set_device(device)  # what is shared out lies on the current one
     torch.manual_seed(step_seed(ctx.seed, 0, "weights"))
     folder = ctx.out / WORK
     place = Place(stage=ctx.stage, out=ctx.out, work=folder, seed=ctx.seed, device=ctx.device, ranks=ranks)

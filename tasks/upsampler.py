@@ -41,6 +41,7 @@ def upsampler_job(ctx: Context) -> Job:
         validate=validation(loss, held.batch, len(held), train.batch_size, ctx.device),
         finish=finish,
         blocks=BLOCKS,
+        units=BLOCKS,
         example=model.example_inputs(),
     )
 

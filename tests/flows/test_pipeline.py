@@ -285,6 +285,19 @@ def grown(shared, ran, tmp_path_factory):
     return [shared("run", "shrunken", "--until", "embed", *common, *count) for count in counts]
 
 
+def test_every_stage_but_clip_trains_with_its_weights_shared_out(grown, shared, store):
+    trains = [f"{stage}.train" for stage in TRAINED_STAGES if stage != "clip"]
+    settings = [f"{train}.{setting}" for train in trains for setting in ("ranks=2", "shard=true", "num_steps=6")]
+    words = [word for setting in settings for word in ("--set", setting)]
+    done = shared("run", "shrunken", "--until", "assemble", *words)
+    assert done.returncode == 0, done.stderr
+    metrics = [a.manifest()["metrics"] for a in store.artifacts() if a.kind in TRAINED_STAGES]
+    assert sum(figures.get("num_ranks") == 2 for figures in metrics) == len(trains)
+    settings = ("clip.train.ranks=2", "clip.train.shard=true", "clip.train.num_steps=6")
+    refused = shared("run", "shrunken", "--until", "clip", *[word for s in settings for word in ("--set", s)])
+    assert refused.returncode == 2 and "train.shard must be false for Clip: network.logit_scale" in refused.stderr
+
+
 def test_one_more_shard_costs_one_shard(grown):
     before, after = grown
     assert states(NAMES, before.stdout)["embed"] == "made 2 of 2", before.stderr

@@ -17,7 +17,7 @@ from unclip.training.state import State
 def save_checkpoint(state: State, path: Path, record: dict[str, Any], *, writes: bool = True) -> None:
     """Replaces the checkpoint at `path` whole or not at all; `record` is JSON that comes back with it.
 
-    writes: whether this rank does; where the state is shared out, the others have to come here too.
+    writes: whether this rank writes the file; where the state is shared out, the others have to come here too.
     """
     tensors = _tensors(state) | {f"sums.{name}": value for name, value in state.sums.items()}
     header = {"step": state.step, "num_summed": state.num_summed, "record": record}

@@ -54,6 +54,7 @@ class TrainConfig:
             not (self.shard and self.sam_rho),
             "false with sam_rho: no rank has a gradient of its own",
         )
+        _check("shard", self.shard, not (self.shard and self.channels_last), "false with channels_last")
         part = self.batch_size // self.ranks
         _check("accumulate", self.accumulate, part % self.accumulate == 0, f"a divisor of the {part} rows of a rank")
         _check("decay", self.decay, self.decay in DECAYS, f"one of {', '.join(DECAYS)}")

@@ -35,6 +35,7 @@ class Job:
     validate: Callable[[nn.Module], dict[str, float]] | None
     finish: Callable[[nn.Module, Path], dict[str, Any]]
     blocks: tuple[type[nn.Module], ...] = ()  # that the network repeats: compiled or recomputed one by one
+    units: tuple[type[nn.Module], ...] = ()  # whose weights nothing uses but a call of theirs: gathered one by one
     example: tuple[Tensor, ...] | None = None  # what the model takes for one row, on the meta device
 
     def __post_init__(self) -> None:

@@ -83,8 +83,9 @@ def split(batch: Batch, num_parts: int) -> list[Batch]:
 
 
 def autocast(config: TrainConfig, device: str) -> AbstractContextManager[None]:
-    """The configured precision for what runs inside."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=config.precision == "bf16")
+    """The configured precision for what runs inside. Of weights that are let go again no copy is kept."""
+    device_type, is_bf16 = torch.device(device).type, config.precision == "bf16"
+    return torch.autocast(device_type, torch.bfloat16, enabled=is_bf16, cache_enabled=not config.shard)
 
 
 def gradients_of(model: nn.Module) -> list[Tensor]:

@@ -29,6 +29,7 @@ from unclip.training.loop import Figures, Step, autocast, fit
 from unclip.training.order import batch_indices
 from unclip.training.prefetch import prefetch
 from unclip.training.schedule import learning_rate
+from unclip.training.sharding import let_go
 from unclip.training.state import State, new_state
 
 MAX_THREADS = 4  # that make batches
@@ -82,7 +83,7 @@ def train(job: Job, place: Place, progress: Callable[..., None]) -> dict[str, An
     if job.example is not None and place.ranks.is_first:
         flops = measure(job.model, job.example)[0]
     finished = deepcopy(job.model) if job.train.shard and place.ranks.is_first else None
-    state = new_state(job.model, job.train, place.device, job.blocks)
+    state = new_state(job.model, job.train, place.device, job.units)
     record = resume(state, place)
     prepare(state.model, job.blocks, job.train)
     place.ranks.wait()  # the checkpoint is read by all before the first of them writes the next
@@ -109,7 +110,7 @@ def train(job: Job, place: Place, progress: Callable[..., None]) -> dict[str, An
         shutil.copyfile(place.best(watch.best["step"]), place.out / "best.safetensors")
     if finished is not None:  # the first rank is alone now: it needs all weights for itself
         finished.load_state_dict(load_file(place.out / "ema.safetensors"))
-    average = state.average if finished is None else finished.eval().requires_grad_(False).to(place.device)
+    average = state.average if finished is None else finished.eval().requires_grad_(False)
     return {**watch.metrics(state), **job.finish(average, place.out)}
 
 
@@ -261,7 +262,9 @@ def _scores(job: Job, model: nn.Module, place: Place) -> dict[str, float]:
     assert job.validate is not None
     model.eval()
     with torch.no_grad(), autocast(job.train, place.device):
-        return job.validate(model)
+        scores = job.validate(model)
+    let_go(model)
+    return scores
 
 
 def _loader(job: Job, place: Place) -> Callable[[int], Batch]:

@@ -1,7 +1,8 @@
 """Weights, their average and the optimiser's moments shared out over the ranks: FSDP2 (Zhao et al. 2023).
 
-A rank keeps its part of every tensor and gathers a block's weights when the block runs. What adds up or moves weights
-works on parts (`local`); what is written is whole (`whole`), so that a run goes on with or without sharing out.
+A rank keeps its part of every tensor and gathers a unit's weights when the unit runs. What adds up or moves weights
+works on parts (`local`); what is written is whole (`whole`), so that a run goes on with or without sharing out. In bf16
+the gathered weights are cast, and kept so for the backward pass: `train.recompute` spares them.
 """
 
 from typing import cast
@@ -9,21 +10,36 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+ENTRIES = ("loss", "sample")  # methods that use a network's weights as `forward` does
 
-def shard(model: nn.Module, blocks: tuple[type[nn.Module], ...], num_ranks: int, device: str) -> None:
-    """Leaves this rank its part of the weights; gradients come as means over the ranks.
 
-    Each of the blocks is gathered by itself, what is left with the model. `loss` may use weights as `forward` may.
+def shard(model: nn.Module, units: tuple[type[nn.Module], ...], num_ranks: int, device: str) -> None:
+    """Leaves this rank its part of the weights, on the device; gradients come as means over the ranks.
+
+    Modules of the types `units` are gathered one by one, what is left of the model at once.
+    Raises: ValueError for a network with a lone number among its weights, which cannot be shared out.
     """
+    if numbers := [name for name, parameter in model.named_parameters() if parameter.ndim == 0]:
+        raise ValueError(f"train.shard must be false for {type(model).__name__}: {numbers[0]} is one number")
     from torch.distributed.device_mesh import init_device_mesh  # 2 s and 100 MB that no other run needs
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     mesh = init_device_mesh(torch.device(device).type, (num_ranks,))
-    for block in [module for module in model.modules() if isinstance(module, blocks)]:
-        fully_shard(block, mesh=mesh)
+    for unit in [module for module in model.modules() if isinstance(module, units)]:
+        fully_shard(unit, mesh=mesh)
     fully_shard(model, mesh=mesh)
-    if hasattr(model, "loss"):
-        register_fsdp_forward_method(model, "loss")
+    for name in ENTRIES:
+        if hasattr(model, name):
+            register_fsdp_forward_method(model, name)
+
+
+def let_go(model: nn.Module) -> None:
+    """Frees what was gathered of a model for a forward pass that no backward pass follows.
+
+    Else the model would go on with these weights, and an average, which has no backward pass, never see its new ones.
+    """
+    if hasattr(model, "reshard"):
+        model.reshard()
 
 
 def local(tensor: Tensor) -> Tensor:

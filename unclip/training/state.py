@@ -49,14 +49,15 @@ class State:
         return means
 
 
-def new_state(model: nn.Module, config: TrainConfig, device: str, blocks: tuple[type[nn.Module], ...] = ()) -> State:
-    """The state before the first step; the model moves to the device. blocks: that are gathered one by one."""
-    model.to(device)
+def new_state(model: nn.Module, config: TrainConfig, device: str, units: tuple[type[nn.Module], ...] = ()) -> State:
+    """The state before the first step; the model moves to the device, or each rank's part of it. units: of `shard`."""
+    if not config.shard:
+        model.to(device)
     if config.channels_last:
         model.to(memory_format=torch.channels_last)
     model.train()
     average = average_of(model)
     if config.shard:
-        shard(model, blocks, config.ranks, device)
-        shard(average, blocks, config.ranks, device)
+        shard(model, units, config.ranks, device)
+        shard(average, units, config.ranks, device)
     return State(model=model, average=average, optimizer=Adam(model, config))
