@@ -52,6 +52,8 @@ class ClipStage:
             raise ValueError("clip needs either 'network' and 'train' (trained here) or 'pretrained' (MODEL:WEIGHTS)")
         if self.train is not None and self.train.accumulate > 1:
             raise ValueError("clip.train.accumulate must be 1: pairs are contrasted within their part of a batch")
+        if self.train is not None and self.train.shard:
+            raise ValueError("clip.train.shard must be false: CLIP's temperature is one number, not to be shared out")
         if not 0 <= self.min_zero_shot <= 1:
             raise ValueError(f"clip.min_zero_shot must be between 0 and 1, got {self.min_zero_shot}")
 

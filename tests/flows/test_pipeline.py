@@ -293,9 +293,6 @@ def test_every_stage_but_clip_trains_with_its_weights_shared_out(grown, shared, 
     assert done.returncode == 0, done.stderr
     metrics = [a.manifest()["metrics"] for a in store.artifacts() if a.kind in TRAINED_STAGES]
     assert sum(figures.get("num_ranks") == 2 for figures in metrics) == len(trains)
-    settings = ("clip.train.ranks=2", "clip.train.shard=true", "clip.train.num_steps=6")
-    refused = shared("run", "shrunken", "--until", "clip", *[word for s in settings for word in ("--set", s)])
-    assert refused.returncode == 2 and "train.shard must be false for Clip: network.logit_scale" in refused.stderr
 
 
 def test_one_more_shard_costs_one_shard(grown):

@@ -48,13 +48,11 @@ class TrainConfig:
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
         _check("ranks", self.ranks, self.batch_size % self.ranks == 0, f"a divisor of batch_size, {self.batch_size}")
         _check("shard", self.shard, not self.shard or self.ranks > 1, "false where train.ranks is 1")
-        _check(
-            "shard",
-            self.shard,
-            not (self.shard and self.sam_rho),
-            "false with sam_rho: no rank has a gradient of its own",
-        )
-        _check("shard", self.shard, not (self.shard and self.channels_last), "false with channels_last")
+        for name in (
+            "sam_rho",
+            "channels_last",
+        ):  # needs a rank's own gradient; strides that FSDP2 refuses
+            _check("shard", self.shard, not (self.shard and getattr(self, name)), f"false with {name}")
         part = self.batch_size // self.ranks
         _check("accumulate", self.accumulate, part % self.accumulate == 0, f"a divisor of the {part} rows of a rank")
         _check("decay", self.decay, self.decay in DECAYS, f"one of {', '.join(DECAYS)}")

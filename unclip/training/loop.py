@@ -49,8 +49,8 @@ class Step:
         if self.config.sam_rho:
             with ascended(state.model, self.config.sam_rho):
                 self._gradients(state, batch)
-        apart = [] if self.config.shard else gradients_of(state.model)  # else they are means already
-        self.ranks.average([*apart, *figures.values()])
+        own = [] if self.config.shard else gradients_of(state.model)  # shared out, they come as means
+        self.ranks.average([*own, *figures.values()])
         norm = clip_gradients(state.model, self.config.clip_norm)
         check_finite(state.step, figures["loss"], norm)
         state.optimizer.step(learning_rate(self.config, state.step))
