@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.blocks import ResBlock, attend, group_norm, timestep_embedding, zero_init
+from models.blocks import ResBlock, attend, timestep_embedding, zero_init
 from models.config import UNetConfig
+from models.norm import group_norm, norm_silu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +123,7 @@ class UNet(nn.Module):
         h, skips = self._descend(h, emb, context)
         h = self.middle[1](self.middle[0](h, emb, context), emb)
         h = self._ascend(h, skips, emb, context)
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm(h))), self.config.patch)
+        return F.pixel_shuffle(self.conv_out(norm_silu(self.norm, h)), self.config.patch)
 
     def _descend(self, h: Tensor, emb: Tensor, context: Context | None) -> tuple[Tensor, list[Tensor]]:
         skips = [h]

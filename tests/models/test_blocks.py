@@ -43,11 +43,17 @@ def test_self_attention_equals_torch():
     torch.testing.assert_close(ours(x, mask), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_attention_written_out_equals_the_fused_one():
-    q, k, v = (random(2, 2, 6, 8, seed=i).bfloat16() for i in range(3))
-    mask = token_mask(TOKENS)[:, None, None]
-    fused = nn.functional.scaled_dot_product_attention(q.float(), k.float(), v.float(), attn_mask=mask)
-    torch.testing.assert_close(attend(q.requires_grad_(), k, v, mask).float(), fused, atol=0.03, rtol=0.03)
+CAUSAL = torch.ones(6, 6, dtype=torch.bool).tril()[None, None]
+
+
+@pytest.mark.parametrize("mask", [None, token_mask(TOKENS)[:, None, None], CAUSAL], ids=["none", "keys", "causal"])
+def test_attention_written_out_equals_the_fused_one(mask):
+    inputs = [random(2, 2, 6, 8, seed=i).requires_grad_() for i in range(3)]
+    fused = nn.functional.scaled_dot_product_attention(*inputs, attn_mask=mask)
+    ours = attend(*(x.bfloat16() for x in inputs), mask)
+    for theirs, mine in zip(*(torch.autograd.grad(y.float().sum(), inputs) for y in (fused, ours)), strict=True):
+        torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0.05)
+    torch.testing.assert_close(ours.float(), fused, atol=0.03, rtol=0.03)
 
 
 @pytest.mark.parametrize("chunks", [[6], [1] * 6, [3, 1, 2]])
