@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+PRIOR_SAMPLERS = ("analytic", "ddpm", "ddim")  # of the diffusion prior
+
 
 def _require_prediction(prediction: str) -> None:
     _require(prediction in ("eps", "v", "x0"), f"prediction must be 'eps', 'v' or 'x0', got {prediction!r}")

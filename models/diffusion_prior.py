@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.blocks import CaptionEncoder, KVCache, TransformerBlock, timestep_embedding
-from models.config import DiffusionPriorConfig
+from models.config import PRIOR_SAMPLERS, DiffusionPriorConfig
 from models.diffusion import draw_noise, draw_timesteps, q_sample, x0_loss
 from models.guidance import Network, guided
 from models.samplers import analytic_dpm, ddim, ddpm, x0_denoiser
@@ -18,7 +18,6 @@ from models.schedule import named_schedule, respaced
 
 SCALE_PER_ROOT_DIM = 0.5375  # 17.2 at D = 1024 (App. C)
 NUM_LAST = 3  # timestep, noised embedding, query: what changes from step to step
-SAMPLERS = ("analytic", "ddpm", "ddim")
 
 
 class DiffusionPrior(nn.Module):
@@ -156,7 +155,7 @@ class DiffusionPrior(nn.Module):
             return ddpm(denoiser, start, chain, generator, learned=False)
         if sampler == "ddim":
             return ddim(denoiser, start, chain)
-        raise ValueError(f"the prior's sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}")
+        raise ValueError(f"the prior's sampler must be one of {', '.join(PRIOR_SAMPLERS)}, got {sampler!r}")
 
     def _condition(self, zt: Tensor, tokens: Tensor, drop: Tensor | None) -> tuple[Tensor, Tensor]:
         """Caption and zt as the first positions (B, L + 1, W), and the mask (B, L + 4) of the whole sequence."""

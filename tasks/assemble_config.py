@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from models.config import PRIOR_SAMPLERS
+
 PRIORS = ("prior_diffusion", "prior_ar", "prior_linear")
 
 
@@ -11,7 +13,11 @@ class AssembleConfig:
 
     prior: str = "prior_diffusion"  # of PRIORS
     prior_steps: int = 64  # of the diffusion prior (App. C, table 3)
+    prior_sampler: str = "analytic"  # of the diffusion prior (App. C, table 3), or "ddpm", "ddim"
     num_candidates: int = 2  # drawn by the diffusion prior, the best by zi·zt kept (§2.2)
+    prior_guidance: float = 1.0  # of both trained priors; 1 is off ("guiding the prior hurt", §5.5)
+    ar_temperature: float = 1.0  # of the autoregressive prior's codes
+    ar_top_p: float = 1.0  # the likeliest of them that together have this probability
     decoder_sampler: str = "ddpm"  # with the learned variance (App. C, table 3), or "ddim"
     decoder_steps: int = 25  # the paper's 250 are too many for a CPU
     mid_steps: int = 27  # of the first upsampler, DDIM (App. C, table 3)
@@ -27,5 +33,13 @@ class AssembleConfig:
                 raise ValueError(f"assemble.{name} must be >= 1, got {getattr(self, name)}")
         if self.decoder_sampler not in ("ddpm", "ddim"):
             raise ValueError(f"assemble.decoder_sampler must be 'ddpm' or 'ddim', got {self.decoder_sampler!r}")
-        if self.guidance < 0:
-            raise ValueError(f"assemble.guidance must be >= 0, got {self.guidance}")
+        if self.prior_sampler not in PRIOR_SAMPLERS:
+            allowed = ", ".join(PRIOR_SAMPLERS)
+            raise ValueError(f"assemble.prior_sampler must be one of {allowed}, got {self.prior_sampler!r}")
+        for name in ("guidance", "prior_guidance"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"assemble.{name} must be >= 0, got {getattr(self, name)}")
+        if self.ar_temperature <= 0:
+            raise ValueError(f"assemble.ar_temperature must be > 0, got {self.ar_temperature}")
+        if not 0 < self.ar_top_p <= 1:
+            raise ValueError(f"assemble.ar_top_p must be in (0, 1], got {self.ar_top_p}")

@@ -41,9 +41,17 @@ def device_of(stack: Stack) -> torch.device:
 
 def prior_options(sampling: AssembleConfig, prior: str) -> dict[str, Option]:
     """What the prior of that name is told besides the caption."""
-    if prior != "prior_diffusion":
-        return {}
-    return {"num_steps": sampling.prior_steps, "num_candidates": sampling.num_candidates}
+    if prior == "prior_diffusion":
+        return {
+            "num_steps": sampling.prior_steps,
+            "sampler": sampling.prior_sampler,
+            "num_candidates": sampling.num_candidates,
+            "guidance": sampling.prior_guidance,
+        }
+    if prior == "prior_ar":
+        shaping = {"temperature": sampling.ar_temperature, "top_p": sampling.ar_top_p}
+        return {"guidance": sampling.prior_guidance, **shaping}
+    return {}
 
 
 def rendering_of(sampling: AssembleConfig, guidance: float | None = None) -> Rendering:
