@@ -24,7 +24,7 @@ LINKS = {
 def build_page(title: str, record: PipelineRecord) -> str:
     """The page of a pipeline's artifacts; what a pipeline lacks (no evaluation, no attributes) is left out."""
     evaluation = record.read_json("evaluate", "metrics.json")
-    results = [samples(record), conditionings(evaluation), priors(evaluation)] if evaluation else []
+    results = [samples(record), conditionings(evaluation), priors(evaluation, record)] if evaluation else []
     parts = [*results, curves(record), zero_shot(record), components(record), funnel(record), stages(record)]
     links = "".join(
         f'<a href="#{key}">{name}</a>' for key, name in LINKS.items() if any(f'id="{key}"' in p for p in parts)

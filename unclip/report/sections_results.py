@@ -70,13 +70,17 @@ def conditionings(evaluation: dict[str, Any]) -> str:
     return section("figures", "What the embedding is worth", lead, body)
 
 
-def priors(evaluation: dict[str, Any]) -> str:
-    """Quality of the embeddings that the priors and the text-embedding baseline give."""
+def priors(evaluation: dict[str, Any], record: PipelineRecord) -> str:
+    """Quality of the embeddings that the priors and the text-embedding baseline give, and what each took to train."""
     found = evaluation["priors"]
+    flops = {name: record.metrics(name).get("train_flops") for name in found}
+    spent = [f"{label(name)} {value / 1e12:,.3g}" for name, value in flops.items() if value]
     lead = (
         "Cosine to the true embedding rises when a prior gives the mean to everything; so the distance of the whole "
         "set, the rank of the truth and the diversity stand beside it. A diversity near the true one is best."
     )
+    if spent:
+        lead += f" Trained with, in TFLOPs: {', '.join(spent)}."
     return section("priors", "Priors", lead, figure_table(found, PRIOR_FIGURES) if found else "")
 
 

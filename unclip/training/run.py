@@ -254,6 +254,8 @@ class Watch:
         best = {f"best_{name}": value for name, value in (self.best or {}).items()}
         num_parameters = sum(p.numel() for p in state.model.parameters())
         counts = {"num_steps": state.step, "num_parameters": num_parameters, "num_ranks": self.place.ranks.count}
+        if self.start.sample_flops:
+            counts["train_flops"] = state.step * self.job.train.batch_size * self.start.sample_flops
         return {**counts, **best, **speed, **self._memory()}
 
 

@@ -96,6 +96,15 @@ def test_zero_shot_accuracies_come_from_clip(tmp_path: Path) -> None:
     assert "98.7 %" in build_page("emoji", PipelineRecord({"clip": (clip,)}))
 
 
+def test_priors_say_what_they_took_to_train(tmp_path: Path) -> None:
+    prior = publish(tmp_path, "prior_diffusion", {"config.json": "{}"}, {"train_flops": 3.73e12})
+    found = evaluation(
+        tmp_path, EVALUATION | {"priors": {name: {"cosine": 0.8} for name in ("prior_diffusion", "prior_linear")}}
+    )
+    page = build_page("emoji", PipelineRecord({"prior_diffusion": (prior,), "evaluate": (found,)}))
+    assert "Trained with, in TFLOPs: diffusion prior 3.73." in page
+
+
 def test_a_grid_holds_each_picture_where_it_belongs() -> None:
     red, blue = (np.full((2, 8, 8, 3), color, np.uint8) for color in ((255, 0, 0), (0, 0, 255)))
     sheet = np.asarray(sample_grid({"real": red, "made": blue}, ["one", "two"]))

@@ -275,4 +275,5 @@ def test_what_is_told_between_steps(tmp_path: Path) -> None:
     assert last["samples_per_s"] == pytest.approx(4 * last["steps_per_s"])
     flops = 2 * (2 * 8 * 16) + 3 * (2 * 16 * 8)  # forward and by weights; by the hidden layer too
     assert last["flops_per_s"] == pytest.approx(flops * last["samples_per_s"])
+    assert metrics["train_flops"] == flops * 4 * metrics["num_steps"]
     assert "flops_utilisation" not in metrics  # nobody knows the peak of this device
