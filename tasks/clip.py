@@ -3,6 +3,7 @@
 import os
 import shutil
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Generator, Tensor, nn
+from torchvision.transforms.functional import rgb_to_grayscale
 
 from models.clip import Clip, ClipSpec
 from models.tokenizer import seen_ids
@@ -100,7 +102,7 @@ def job(ctx: Context) -> Job:
 
     return Job(
         model=clip,
-        loss=loss,
+        loss=partial(loss, gray_prob=config.gray_prob),
         batch=batch,
         num_rows=len(rows),
         keys=lambda indices: [rows.keys[row] for row in order.rows(indices)],
@@ -112,10 +114,24 @@ def job(ctx: Context) -> Job:
     )
 
 
-def loss(model: nn.Module, batch: Batch, generator: Generator) -> tuple[Tensor, dict[str, Tensor]]:
-    """The contrastive loss of a batch; nothing in it is random."""
+def loss(
+    model: nn.Module, batch: Batch, generator: Generator, gray_prob: float = 0.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The contrastive loss of a batch, some of its pictures without their colours."""
     assert isinstance(model, Clip)
-    return model.loss(batch["images"], batch["tokens"])
+    return model.loss(without_colors(batch["images"], gray_prob, generator), batch["tokens"])
+
+
+def without_colors(images: Tensor, prob: float, generator: Generator) -> Tensor:
+    """Pictures (B, P, P, 3), each gray with this probability (Chen et al. 2020, App. A); not the paper's.
+
+    A shape that was seen in some colours alone is known in others then: docs/log.md has what that is worth.
+    """
+    if not prob:
+        return images
+    chosen = torch.rand(len(images), generator=generator, device=generator.device) < prob
+    gray = rgb_to_grayscale(images.movedim(-1, 1), num_output_channels=3).movedim(1, -1)
+    return torch.where(chosen.to(images.device)[:, None, None, None], gray, images)
 
 
 @torch.no_grad()

@@ -44,6 +44,7 @@ class ClipStage:
     network: ClipConfig | None = None
     train: TrainConfig | None = None
     pretrained: str | None = None
+    gray_prob: float = 0.0  # of training pictures that are shown without their colours
     min_zero_shot: float = 0.95  # accuracy of each attribute on held-out pictures, where the data knows attributes
 
     def __post_init__(self) -> None:
@@ -54,6 +55,10 @@ class ClipStage:
             raise ValueError("clip.train.accumulate must be 1: pairs are contrasted within their part of a batch")
         if self.train is not None and self.train.shard:
             raise ValueError("clip.train.shard must be false: CLIP's temperature is one number, not to be shared out")
+        if not 0 <= self.gray_prob <= 1:
+            raise ValueError(f"clip.gray_prob must be between 0 and 1, got {self.gray_prob}")
+        if self.gray_prob and not trained:
+            raise ValueError("clip.gray_prob has no effect where CLIP is not trained here: leave it out")
         if not 0 <= self.min_zero_shot <= 1:
             raise ValueError(f"clip.min_zero_shot must be between 0 and 1, got {self.min_zero_shot}")
 

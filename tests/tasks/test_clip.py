@@ -124,6 +124,36 @@ def test_weights_that_are_not_there_or_pickled_are_refused(tmp_path, tiny_model)
 HARD_ROWS = 40  # of a batch of 64: whole groups up to the hard fraction
 
 
+def test_some_pictures_lose_their_colours_and_nothing_else():
+    images = torch.randint(256, (400, 4, 4, 3), generator=torch.Generator().manual_seed(0)).byte()
+    shown = stage.without_colors(images, 0.25, torch.Generator().manual_seed(1))
+    is_gray = (shown == shown[..., :1]).flatten(1).all(1)
+    luma = images.float() @ torch.tensor([0.299, 0.587, 0.114])
+    assert 70 <= is_gray.sum() <= 130
+    assert (shown[is_gray][..., 0].float() - luma[is_gray]).abs().max() < 1.1  # cut off, not rounded
+    assert shown[~is_gray].equal(images[~is_gray])
+
+
+def test_no_picture_loses_its_colours_unasked():
+    images = torch.zeros(2, 4, 4, 3, dtype=torch.uint8)
+    assert stage.without_colors(images, 0.0, torch.Generator()) is images
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"gray_prob": 1.5}, "clip.gray_prob must be between 0 and 1, got 1.5"),
+        (
+            {"gray_prob": 0.2, "network": None, "train": None, "pretrained": "ViT-B-32:openai"},
+            "clip.gray_prob has no effect",
+        ),
+    ],
+)
+def test_an_impossible_share_of_gray_pictures_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ClipStage(**{"network": ClipConfig(), "train": TRAIN, **changes})
+
+
 def test_part_of_a_batch_is_groups_of_one_colour_and_the_rest_is_left_alone():
     metas = [{"objects": [{"color": "red" if row % 2 else "blue", "shape": "circle"}]} for row in range(200)]
     indices = np.random.default_rng(0).permutation(200)[:64]

@@ -12,11 +12,11 @@ from unclip.training.sharding import local
 
 
 class Adam:
-    """The optimiser of a model's trainable parameters; weight decay spares vectors: biases, gains, lone tokens."""
+    """The optimiser of parameters by name; weight decay spares vectors: biases, gains, lone tokens."""
 
-    def __init__(self, model: nn.Module, config: TrainConfig) -> None:
+    def __init__(self, parameters: dict[str, nn.Parameter], config: TrainConfig) -> None:
         self.config = config
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters = parameters
         self.first = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         self.second = {name: torch.zeros_like(p) for name, p in self.parameters.items()}
         self.steps = {name: torch.zeros((), device=p.device) for name, p in self.parameters.items()}

@@ -6,15 +6,17 @@ from unclip.recipe import neutral
 
 DECAYS = ("cosine", "constant")
 PRECISIONS = ("bf16", "fp32")
+OPTIMIZERS = ("adam", "muon")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Settings of one trained stage. Adam with decoupled weight decay (App. C)."""
+    """Settings of one trained stage."""
 
     num_steps: int
     batch_size: int
     learning_rate: float
+    optimizer: str = "adam"  # with decoupled weight decay (App. C), or "muon" for the matrices of repeated blocks
     warmup_steps: int | None = None  # linear, from zero; None is a tenth of the run, at most 100
     decay: str = "cosine"  # to zero after the warm-up, or "constant"
     beta1: float = 0.9
@@ -48,11 +50,12 @@ class TrainConfig:
             _check(name, getattr(self, name), 0 <= getattr(self, name) < 1, "in [0, 1)")
         _check("ranks", self.ranks, self.batch_size % self.ranks == 0, f"a divisor of batch_size, {self.batch_size}")
         _check("shard", self.shard, not self.shard or self.ranks > 1, "false where train.ranks is 1")
-        for name in (
-            "sam_rho",
-            "channels_last",
-        ):  # needs a rank's own gradient; strides that FSDP2 refuses
+        for name in ("sam_rho", "channels_last"):  # needs a rank's own gradient; strides that FSDP2 refuses
             _check("shard", self.shard, not (self.shard and getattr(self, name)), f"false with {name}")
+        _check("optimizer", self.optimizer, self.optimizer in OPTIMIZERS, f"one of {', '.join(OPTIMIZERS)}")
+        for name in ("shard", "channels_last"):  # Muon needs whole matrices; kernels as matrices without a copy
+            refused = self.optimizer == "muon" and getattr(self, name)
+            _check("optimizer", self.optimizer, not refused, f"adam with {name}")
         part = self.batch_size // self.ranks
         _check("accumulate", self.accumulate, part % self.accumulate == 0, f"a divisor of the {part} rows of a rank")
         _check("decay", self.decay, self.decay in DECAYS, f"one of {', '.join(DECAYS)}")

@@ -83,7 +83,7 @@ def train(job: Job, place: Place, progress: Callable[..., None]) -> dict[str, An
     if job.example is not None and place.ranks.is_first:
         flops = measure(job.model, job.example)[0]
     finished = deepcopy(job.model) if job.train.shard and place.ranks.is_first else None
-    state = new_state(job.model, job.train, place.device, job.units)
+    state = new_state(job.model, job.train, place.device, units=job.units, blocks=job.blocks)
     record = resume(state, place)
     prepare(state.model, job.blocks, job.train)
     place.ranks.wait()  # the checkpoint is read by all before the first of them writes the next

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from unclip.training.adam import Adam
 from unclip.training.config import TrainConfig
 from unclip.training.ema import average_of, ema_decay, update_average
+from unclip.training.optimizer import Muon, new_optimizer
 from unclip.training.sharding import local, shard
 
 
@@ -17,7 +18,7 @@ class State:
 
     model: nn.Module
     average: nn.Module
-    optimizer: Adam
+    optimizer: Adam | Muon
     step: int = 0  # steps done
     sums: dict[str, Tensor] = field(default_factory=dict)  # of each figure since the last row of the curve
     num_summed: int = 0
@@ -49,8 +50,18 @@ class State:
         return means
 
 
-def new_state(model: nn.Module, config: TrainConfig, device: str, units: tuple[type[nn.Module], ...] = ()) -> State:
-    """The state before the first step; the model moves to the device, or each rank's part of it. units: of `shard`."""
+def new_state(
+    model: nn.Module,
+    config: TrainConfig,
+    device: str,
+    *,
+    units: tuple[type[nn.Module], ...] = (),
+    blocks: tuple[type[nn.Module], ...] = (),
+) -> State:
+    """The state before the first step; the model moves to the device, or each rank's part of it.
+
+    units: what `shard` gathers one by one; blocks: what the network repeats.
+    """
     if not config.shard:
         model.to(device)
     if config.channels_last:
@@ -60,4 +71,4 @@ def new_state(model: nn.Module, config: TrainConfig, device: str, units: tuple[t
     if config.shard:
         shard(model, units, config.ranks, device)
         shard(average, units, config.ranks, device)
-    return State(model=model, average=average, optimizer=Adam(model, config))
+    return State(model=model, average=average, optimizer=new_optimizer(model, config, blocks))

@@ -146,7 +146,7 @@ def test_our_adam_is_adamw() -> None:
     torch.manual_seed(0)
     ours, theirs = nn.Linear(5, 4, bias=False), nn.Linear(5, 4, bias=False)
     theirs.load_state_dict(ours.state_dict())
-    mine = Adam(ours, config(weight_decay=0.1, beta2=0.98))
+    mine = Adam(dict(ours.named_parameters()), config(weight_decay=0.1, beta2=0.98))
     other = torch.optim.AdamW(theirs.parameters(), lr=0.01, betas=(0.9, 0.98), eps=1e-8, weight_decay=0.1, fused=True)
     for x in torch.randn(10, 3, 5):
         for network in (ours, theirs):
@@ -162,7 +162,7 @@ def test_decay_spares_vectors() -> None:
     before = {name: value.clone() for name, value in network.state_dict().items()}
     for parameter in network.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    Adam(network, config(weight_decay=0.5)).step(0.1)
+    Adam(dict(network.named_parameters()), config(weight_decay=0.5)).step(0.1)
     assert network.bias.equal(before["bias"])
     torch.testing.assert_close(network.weight.detach(), before["weight"] * 0.95)
 

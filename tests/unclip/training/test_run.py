@@ -22,6 +22,11 @@ torch.set_num_threads(1)
 NUM_STEPS = 12
 ROWS = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
 FILES = ("ema.safetensors", "online.safetensors", "curve.jsonl")
+KINDS: dict[str, dict[str, str]] = {
+    "fp32": {"precision": "fp32"},
+    "bf16": {"precision": "bf16"},
+    "muon": {"precision": "fp32", "optimizer": "muon"},
+}
 
 
 class Killed(BaseException):
@@ -85,6 +90,7 @@ def job(loss: Loss = loss, batch: Callable[[Indices], Batch] = read, **changes: 
         train=config(**changes),
         validate=validate,
         finish=lambda model, out: {"is_trained": any(p.requires_grad for p in model.parameters())},
+        blocks=(nn.Linear,),
     )
 
 
@@ -105,22 +111,23 @@ def curve(out: Path) -> list[dict[str, float]]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[bytes]]:
     made = {}
-    for precision in ("fp32", "bf16"):
-        out = tmp_path_factory.mktemp(precision) / "out"
-        run(out, job(precision=precision))
-        made[precision] = bytes_of(out)
+    for kind, settings in KINDS.items():
+        out = tmp_path_factory.mktemp(kind) / "out"
+        run(out, job(**settings))
+        made[kind] = bytes_of(out)
+    assert len({weights for weights, *_ in made.values()}) == len(KINDS)
     return made
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", range(NUM_STEPS))
 def test_killed_at_any_step_equals_undisturbed(
-    tmp_path: Path, undisturbed: dict[str, list[bytes]], step: int, precision: str
+    tmp_path: Path, undisturbed: dict[str, list[bytes]], step: int, kind: str
 ) -> None:
     with pytest.raises(Killed):
-        run(tmp_path / "out", job(loss_that(kill, step), precision=precision))
-    run(tmp_path / "out", job(precision=precision))
-    assert bytes_of(tmp_path / "out") == undisturbed[precision]
+        run(tmp_path / "out", job(loss_that(kill, step), **KINDS[kind]))
+    run(tmp_path / "out", job(**KINDS[kind]))
+    assert bytes_of(tmp_path / "out") == undisturbed[kind]
 
 
 def test_killed_again_and_again_equals_undisturbed(tmp_path: Path, undisturbed: dict[str, list[bytes]]) -> None:
