@@ -16,7 +16,7 @@ from models.blocks import (
 )
 from models.config import CaptionEncoderConfig
 
-TOKENS = torch.tensor([[48, 3, 7, 49, 0, 0], [48, 3, 7, 5, 6, 49]])
+TOKENS = torch.tensor([[48, 0, 7, 49, 0, 0], [48, 3, 7, 5, 6, 49]])  # 0 is a word too: "!" in open_clip's vocabulary
 
 
 def random(*shape, seed=0):
