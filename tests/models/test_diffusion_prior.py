@@ -130,20 +130,26 @@ def test_by_default_the_better_of_two_is_drawn_in_64_analytic_steps(prior, zt):
     torch.testing.assert_close(prior.sample(zt, TOKENS, torch.Generator().manual_seed(0)), expected)
 
 
-@pytest.mark.parametrize("sampler", ["analytic", "ddpm", "ddim"])
-def test_a_learned_pairing_is_sampled(sampler):
+@pytest.fixture(scope="module")
+def paired():
+    """A prior trained on three pairs, and those pairs."""
     torch.manual_seed(0)
     prior = DiffusionPrior(CONFIG, 12, 10, 6)
     zt, zi = F.normalize(torch.randn(3, 12), dim=-1), F.normalize(torch.randn(3, 12), dim=-1)
     optimiser = torch.optim.Adam(prior.parameters(), lr=3e-3)
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.arange(96) % 3
+    generator, rows = torch.Generator().manual_seed(0), torch.arange(96) % 3
     for _ in range(120):
         loss, _ = prior.loss(zi[rows], zt[rows], TOKENS[rows], generator)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    drawn = prior.eval().sample(zt, TOKENS, generator, num_steps=16, sampler=sampler)
+    return prior.eval(), zt, zi
+
+
+@pytest.mark.parametrize("sampler", ["analytic", "ddpm", "ddim"])
+def test_a_learned_pairing_is_sampled(paired, sampler):
+    prior, zt, zi = paired
+    drawn = prior.sample(zt, TOKENS, torch.Generator().manual_seed(0), num_steps=16, sampler=sampler)
     assert ((drawn @ zi.T).argmax(1) == torch.arange(3)).all() and (drawn * zi).sum(-1).min() > 0.8
 
 
