@@ -12,6 +12,8 @@ torch.set_num_threads(1)
 CAPTION = CaptionEncoderConfig(width=16, depth=1, heads=2)
 CONFIG = ArPriorConfig(width=24, depth=2, heads=2, caption=CAPTION, num_dot_buckets=8)
 TOKENS = torch.tensor([[8, 3, 4, 9, 0, 0], [8, 5, 9, 0, 0, 0], [8, 1, 2, 3, 4, 9]])
+OTHER_TOKENS = torch.tensor([[8, 5, 4, 9, 0, 0], [8, 3, 9, 0, 0, 0], [8, 1, 2, 5, 4, 9]])  # as long
+ALL = torch.ones(3, dtype=torch.bool)
 
 
 def unit(rows, seed):
@@ -41,15 +43,47 @@ def test_decoding_with_a_cache_gives_the_logits_of_the_whole(prior):
         x = prior._embed(codes[:, k : k + 1], k)[:, 0] if k < 5 else x
 
 
-def test_greedy_sampling_equals_greedy_choice_without_a_cache(prior):
+@pytest.mark.parametrize("guidance", [1.0, 9.0])
+def test_greedy_sampling_equals_greedy_choice_without_a_cache(prior, guidance):
     zt = unit(3, 3)
-    drawn = prior.sample(zt, TOKENS, torch.Generator().manual_seed(0), top_p=1e-6)
+    drawn = prior.sample(zt, TOKENS, torch.Generator().manual_seed(0), guidance, top_p=1e-6)
     dot = draw_top_half(prior(torch.zeros(3).long(), torch.zeros(3, 6).long(), zt, TOKENS)[0],
                         torch.Generator().manual_seed(0))  # fmt: skip
     codes = torch.zeros(3, 6, dtype=torch.long)
     for k in range(6):
-        codes[:, k] = prior(dot, codes, zt, TOKENS)[1][:, k].argmax(-1)
+        c, u = (prior(dot, codes, zt, TOKENS, drop)[1][:, k] for drop in (None, ALL))
+        codes[:, k] = (u + guidance * (c - u)).argmax(-1)
     assert torch.allclose(drawn, F.normalize(prior.pca.decode(prior.pca.dequantise(codes)), dim=-1), atol=1e-5)
+
+
+def test_padding_does_not_count(prior):
+    inputs = (*prior.quantise(unit(3, 2), unit(3, 3)), unit(3, 3), TOKENS)
+    before = prior(*inputs)[1]
+    with torch.no_grad():
+        prior.caption.token.weight[0] = torch.randn(16)
+    assert torch.allclose(prior(*inputs)[1], before, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "places"), [("tokens", []), ("zt", [0]), ("dot", [1]), ("codes", [2, 3, 4, 5, 6])])
+def test_every_input_has_its_place_in_the_sequence_and_counts(prior, name, places):
+    zt, seen = unit(3, 3), []
+    prior.blocks[0].register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    dot, codes = prior.quantise(unit(3, 2), zt)
+    inputs = {"dot": dot, "codes": codes, "zt": zt, "tokens": TOKENS}
+    changed = {"dot": (dot + 1) % 8, "codes": (codes + 1) % 10, "zt": -zt, "tokens": OTHER_TOKENS}
+    before, after = (prior(**inputs | other)[1] for other in ({}, {name: changed[name]}))
+    differs = (seen[0] - seen[1]).abs().amax((0, 2)) > 1e-6  # (K + 1,)
+    assert differs.nonzero().flatten().tolist() == places  # zt, dot product, codes (§2.2); the caption comes beside
+    assert ((before - after).abs().amax((1, 2)) > 1e-3).all()
+
+
+def test_the_loss_drops_the_text_only_while_training(prior):
+    zi, zt, dropped = unit(2000, 2), unit(2000, 3), []
+    prior.caption.register_forward_hook(lambda module, args, out: dropped.append(args[1]))
+    for mode in (True, False):
+        prior.train(mode).loss(zi, zt, TOKENS[:1].expand(2000, 6), torch.Generator().manual_seed(0))
+    assert 0.07 < dropped[0].float().mean() < 0.13  # §2.2
+    assert dropped[1] is None or not dropped[1].any()
 
 
 def test_a_code_is_predicted_from_what_precedes_it_alone(prior):
@@ -63,7 +97,7 @@ def test_a_code_is_predicted_from_what_precedes_it_alone(prior):
 
 def test_a_dropped_text_is_the_same_for_every_text(prior):
     dot, codes = prior.quantise(unit(1, 2).expand(3, 12), unit(3, 3))
-    logits = prior(dot, codes, unit(3, 3), TOKENS, torch.ones(3, dtype=torch.bool))[1]
+    logits = prior(dot, codes, unit(3, 3), TOKENS, ALL)[1]
     assert torch.allclose(logits, logits[:1].expand_as(logits), atol=1e-5)
 
 
@@ -81,13 +115,12 @@ def test_training_finds_the_pairing_and_sampling_draws_it(prior):
     assert (drawn * zi).sum(-1).min() > 0.9 and torch.allclose(drawn.norm(dim=-1), torch.ones(3))
 
 
-def test_guidance_changes_the_draw_and_scale_one_does_not_double_the_batch(prior):
+def test_guidance_doubles_the_batch_and_scale_one_does_not(prior):
     sizes = []
     prior.blocks[0].register_forward_hook(lambda module, args, out: sizes.append(len(out)))
-    plain, guided = (
-        prior.sample(unit(3, 3), TOKENS, torch.Generator().manual_seed(0), guidance) for guidance in (1.0, 9.0)
-    )
-    assert sizes == [3] * 7 + [6] * 7 and not torch.allclose(plain, guided, atol=1e-3)
+    for options in ({}, {"guidance": 9.0}):
+        prior.sample(unit(3, 3), TOKENS, torch.Generator().manual_seed(0), **options)
+    assert sizes == [3] * 7 + [6] * 7
 
 
 def test_dot_buckets_are_equally_filled(prior):

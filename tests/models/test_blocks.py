@@ -16,7 +16,7 @@ from models.blocks import (
 )
 from models.config import CaptionEncoderConfig
 
-TOKENS = torch.tensor([[48, 3, 7, 49, 0, 0], [48, 3, 7, 5, 6, 49]])
+TOKENS = torch.tensor([[48, 0, 7, 49, 0, 0], [48, 3, 7, 5, 6, 49]])  # 0 is a word too: "!" in open_clip's vocabulary
 
 
 def random(*shape, seed=0):
@@ -28,19 +28,56 @@ def encoder():
     return CaptionEncoder(CaptionEncoderConfig(width=16, depth=2, heads=2), vocab_size=50, context=6)
 
 
+def scattered(module):
+    """The same module with no parameter at rest, norms and biases included."""
+    for i, parameter in enumerate(module.parameters()):
+        parameter.data = random(*parameter.shape, seed=i) * 0.3
+    return module
+
+
+def weights_of(attention):
+    """What torch's attention calls the weights of ours."""
+    parts = [attention.qkv] if isinstance(attention, SelfAttention) else [attention.q, attention.kv]
+    joined = {f"in_proj_{kind}": torch.cat([getattr(part, kind) for part in parts]) for kind in ("weight", "bias")}
+    return joined | {f"out_proj.{name}": value for name, value in attention.out.state_dict().items()}
+
+
+def weights_of_block(block):
+    """What torch's layers call the weights of ours: the encoder's without cross-attention, the decoder's with it."""
+    parts = {"self_attn": weights_of(block.attention), "norm1": block.attention_norm.state_dict()}
+    if block.cross is not None:
+        parts |= {"multihead_attn": weights_of(block.cross), "norm2": block.cross_norm.state_dict()}
+    parts[f"norm{2 if block.cross is None else 3}"] = block.mlp_norm.state_dict()
+    parts |= {"linear1": block.mlp[0].state_dict(), "linear2": block.mlp[2].state_dict()}
+    return {f"{part}.{name}": value for part, weights in parts.items() for name, value in weights.items()}
+
+
 def test_self_attention_equals_torch():
-    ours, theirs, x = SelfAttention(16, 4), nn.MultiheadAttention(16, 4, batch_first=True), random(2, 6, 16)
-    theirs.load_state_dict(
-        {
-            "in_proj_weight": ours.qkv.weight,
-            "in_proj_bias": ours.qkv.bias,
-            "out_proj.weight": ours.out.weight,
-            "out_proj.bias": ours.out.bias,
-        }
-    )
+    ours, theirs, x = scattered(SelfAttention(16, 4)), nn.MultiheadAttention(16, 4, batch_first=True), random(2, 6, 16)
+    theirs.load_state_dict(weights_of(ours))
     mask = token_mask(TOKENS)
     expected, _ = theirs(x, x, x, key_padding_mask=~mask)
     torch.testing.assert_close(ours(x, mask), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_block_equals_torchs_layer(causal):
+    ours, x, mask = scattered(TransformerBlock(16, 4)), random(2, 6, 16), token_mask(TOKENS)
+    theirs = nn.TransformerEncoderLayer(16, 4, 64, 0.0, "gelu", batch_first=True, norm_first=True)
+    theirs.load_state_dict(weights_of_block(ours))
+    future = torch.ones(6, 6, dtype=torch.bool).triu(1) if causal else None
+    expected = theirs(x, future, ~mask)
+    torch.testing.assert_close(ours(x, mask, causal=causal), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_block_with_a_context_equals_torchs_layer():
+    ours, x, context = scattered(TransformerBlock(16, 4, context_width=16)), random(2, 3, 16), random(2, 6, 16, seed=1)
+    theirs = nn.TransformerDecoderLayer(16, 4, 64, 0.0, "gelu", batch_first=True, norm_first=True)
+    theirs.load_state_dict(weights_of_block(ours))
+    mask = token_mask(TOKENS)
+    expected = theirs(x, context, torch.ones(3, 3, dtype=torch.bool).triu(1), memory_key_padding_mask=~mask)
+    made = ours(x, causal=True, context=ours.cross.keys_values(context), context_mask=mask)
+    torch.testing.assert_close(made, expected, atol=1e-5, rtol=1e-5)
 
 
 CAUSAL = torch.ones(6, 6, dtype=torch.bool).tril()[None, None]

@@ -5,8 +5,9 @@ import torch
 from torch.nn.functional import normalize
 
 from models.config import CaptionEncoderConfig, DecoderConfig, UNetConfig
-from models.decoder import Decoder
-from models.diffusion import draw_noise, high_noise_weight, min_snr_weight
+from models.decoder import LATENT_MIN_SIGNAL, Decoder
+from models.diffusion import draw_noise, high_noise_weight, min_snr_weight, predict_x0
+from models.schedule import truncated
 
 UNET = UNetConfig(channels=16, multiples=(1, 2), depth=1, head_channels=8, attention_px=(4,))
 CONFIG = DecoderConfig(image_px=8, unet=UNET, caption=CaptionEncoderConfig(width=16, depth=1, heads=2), num_steps=100)
@@ -104,7 +105,7 @@ def test_the_loss_draws_from_its_generator_alone():
 @pytest.fixture(scope="module")
 def trained():
     """A decoder trained on two pictures, those pictures, and the losses on the way."""
-    model = decoder(**NOTHING_DROPPED).train()
+    model = decoder(**NOTHING_DROPPED, num_steps=1000).train()
     optimiser, x0 = torch.optim.Adam(model.parameters(), lr=4e-3), random(2, 3, 8, 8).clamp(-1, 1)
     losses = []
     for step in range(60):
@@ -160,11 +161,31 @@ def test_a_caption_alone_can_be_sampled():
     assert not torch.equal(pictures[0], model.sample(ZI, TOKENS, seeded(), num_steps=3, guidance=2.0, drop_image=KEEP))
 
 
+def test_by_default_the_learned_variance_is_sampled():
+    model = decoder()
+    before = model.sample(ZI, TOKENS, seeded(), num_steps=3)
+    model.unet.conv_out.bias.data[3:] += 1
+    assert not torch.allclose(model.sample(ZI, TOKENS, seeded(), num_steps=3), before, atol=1e-3)
+
+
 def test_inversion_then_decoding_returns_the_picture(trained):
     model, x0, _ = trained
-    xt = model.invert(x0, ZI, TOKENS, num_steps=25, num_refinements=3)
-    error = (model.decode(xt, ZI, TOKENS, num_steps=25) - x0).square().mean()
+    one = (ZI[:1], TOKENS[:1])
+    error = (model.decode(model.invert(x0[:1], *one), *one) - x0[:1]).square().mean()
     assert float(10 * torch.log10(4 / error)) > 35  # dB
+
+
+@torch.no_grad()
+def test_nothing_is_clamped_on_the_way_to_the_latent_and_back():
+    model = decoder()
+    noisiest = truncated(model.schedule, LATENT_MIN_SIGNAL)
+    t, alpha_bar = noisiest.timesteps[-1:].expand(2), float(noisiest.alpha_bar[-1])
+    eps = model(XT, t, ZI, TOKENS)[0]
+    x0 = predict_x0(XT, eps, alpha_bar)
+    assert float(x0.abs().max()) > 10
+    torch.testing.assert_close(model.decode(XT, ZI, TOKENS, num_steps=1), x0)
+    expected = alpha_bar**0.5 * XT + (1 - alpha_bar) ** 0.5 * eps
+    torch.testing.assert_close(model.invert(XT, ZI, TOKENS, num_steps=1, num_refinements=0), expected)
 
 
 @pytest.mark.parametrize(
@@ -172,11 +193,18 @@ def test_inversion_then_decoding_returns_the_picture(trained):
     [
         ({"sampler": "euler"}, "sampler must be 'ddpm' or 'ddim', got 'euler'"),
         ({"num_steps": 101}, "num_steps must be from 1 to 100, got 101"),
+        ({}, "num_steps must be from 1 to 100, got 250"),  # App. C, table 3
     ],
 )
 def test_impossible_sampling_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         decoder().sample(ZI, TOKENS, seeded(), **options)
+
+
+def test_more_steps_than_levels_with_signal_are_refused():
+    for walk in (decoder().invert, decoder().decode):  # both of 100 steps by default
+        with pytest.raises(ValueError, match="num_steps must be from 1 to 97, got 100"):
+            walk(XT, ZI, TOKENS)
 
 
 def test_an_impossible_eta_is_refused():

@@ -17,6 +17,10 @@ def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
+
+
 def gaussian_denoiser(x, t):
     """The exact x0 prediction for data from N(0, POWER)."""
     alpha_bar = float(FULL.alpha_bar[int(t[0])])
@@ -25,6 +29,10 @@ def gaussian_denoiser(x, t):
 
 def noise_network(x, t):
     return torch.tanh(x + t[:, None] / 1000), None
+
+
+def learning_network(x, t):
+    return noise_network(x, t)[0], torch.sin(5 * x)
 
 
 SAMPLERS = {
@@ -45,7 +53,7 @@ def test_n_steps_are_n_calls_of_which_the_last_is_returned(name, num_steps):
         calls.append((int(t[0]), gaussian_denoiser(x, t)))
         return calls[-1][1]
 
-    sampled = SAMPLERS[name](denoiser, random(3, 4), respaced(FULL, num_steps), torch.Generator().manual_seed(0))
+    sampled = SAMPLERS[name](denoiser, random(3, 4), respaced(FULL, num_steps), seeded(0))
     assert [t for t, _ in calls] == respaced(FULL, num_steps).timesteps.flip(0).tolist()
     assert calls[0][0] == 999
     torch.testing.assert_close(sampled, calls[-1][1][0])
@@ -53,14 +61,14 @@ def test_n_steps_are_n_calls_of_which_the_last_is_returned(name, num_steps):
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samples_have_the_variance_of_the_data(name):
-    sampled = SAMPLERS[name](gaussian_denoiser, random(200, 256), respaced(FULL, 250), torch.Generator().manual_seed(1))
+    sampled = SAMPLERS[name](gaussian_denoiser, random(200, 256), respaced(FULL, 250), seeded(1))
     assert float(sampled.var()) == pytest.approx(POWER, rel=0.07)
 
 
 def test_the_analytic_variance_needs_fewer_steps_than_the_posterior_one():
     chain, start = respaced(FULL, 20), random(200, 512)
     errors = [
-        abs(float(SAMPLERS[name](gaussian_denoiser, start, chain, torch.Generator().manual_seed(1)).var()) - POWER)
+        abs(float(SAMPLERS[name](gaussian_denoiser, start, chain, seeded(1)).var()) - POWER)
         for name in ("analytic", "ddpm, posterior")
     ]
     assert errors[0] < errors[1] / 3
@@ -68,30 +76,42 @@ def test_the_analytic_variance_needs_fewer_steps_than_the_posterior_one():
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_same_seed_gives_the_same_sample(name):
-    first, second = (
-        SAMPLERS[name](gaussian_denoiser, random(2, 4), respaced(FULL, 5), torch.Generator().manual_seed(7))
-        for _ in range(2)
-    )
+    first, second = (SAMPLERS[name](gaussian_denoiser, random(2, 4), respaced(FULL, 5), seeded(7)) for _ in range(2))
     assert torch.equal(first, second)
 
 
-def test_ddim_equals_diffusers():
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+def test_ddim_equals_diffusers(eta):
     theirs = DDIMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False, set_alpha_to_one=True)
     theirs.set_timesteps(50)
-    x = random(2, 6)
+    x, first, second = random(2, 6), seeded(3), seeded(3)
     chain = type(FULL)(FULL.alpha_bar[theirs.timesteps.flip(0)], theirs.timesteps.flip(0))
-    ours = ddim(eps_denoiser(noise_network, FULL, clamp=False), x, chain)
+    ours = ddim(eps_denoiser(noise_network, FULL, clamp=False), x, chain, first, eta=eta)
     for t in theirs.timesteps:
-        x = theirs.step(noise_network(x, t.expand(2))[0], t, x).prev_sample
+        x = theirs.step(noise_network(x, t.expand(2))[0], t, x, eta=eta, generator=second).prev_sample
     torch.testing.assert_close(ours, x, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("variance", ["fixed_small", "learned_range"])
+def test_every_step_of_a_ddpm_sub_chain_equals_diffusers(variance):
+    theirs = DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type=variance, timestep_spacing="linspace")
+    theirs.set_timesteps(27)
+    learned, first, second = variance == "learned_range", seeded(3), seeded(3)
+    expected, seen, denoiser = [random(2, 6)], [], eps_denoiser(learning_network, FULL, clamp=True)
+    for t in theirs.timesteps:
+        predicted = torch.cat(learning_network(expected[-1], t.expand(2))[: 1 + learned], dim=1)
+        expected.append(theirs.step(predicted, t, expected[-1], generator=first).prev_sample)
+    chain = respaced(FULL, 27)
+    made = ddpm(lambda x, t: seen.append(x) or denoiser(x, t), expected[0], chain, second, learned=learned)
+    torch.testing.assert_close(torch.stack([*seen, made]), torch.stack(expected), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("t", [50, 500, 950])
 def test_a_ddpm_step_equals_diffusers(t):
     theirs = DDPMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=True)
     x, at = random(2, 6), torch.full((2,), t)
-    expected = theirs.step(noise_network(x, at)[0], t, x, generator=torch.Generator().manual_seed(3)).prev_sample
-    noise = torch.randn(2, 6, generator=torch.Generator().manual_seed(3))
+    expected = theirs.step(noise_network(x, at)[0], t, x, generator=seeded(3)).prev_sample
+    noise = torch.randn(2, 6, generator=seeded(3))
     x0, _ = eps_denoiser(noise_network, FULL, clamp=True)(x, at)
     ours = posterior_mean(x0, x, at, FULL) + float(FULL.posterior_variance[t]) ** 0.5 * noise
     torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-5)

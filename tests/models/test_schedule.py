@@ -25,12 +25,13 @@ def test_schedules_equal_diffusers(name, theirs):
     )
 
 
-def test_posterior_variance_equals_diffusers():
-    reference = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear")
-    reference.set_timesteps(1000)
-    ours = linear_schedule(1000).posterior_variance
-    for t in (1, 10, 500, 999):
-        assert float(ours[t]) == pytest.approx(float(reference._get_variance(t)), abs=1e-5)
+@pytest.mark.parametrize("num_steps", [15, 1000])
+def test_posterior_variance_equals_diffusers(num_steps):
+    reference = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", timestep_spacing="linspace")
+    reference.set_timesteps(num_steps)
+    ours = respaced(linear_schedule(1000), num_steps).posterior_variance
+    theirs = torch.stack([reference._get_variance(t) for t in reference.timesteps.flip(0)])
+    torch.testing.assert_close(ours.float(), theirs, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("num_steps", [1, 2, 15, 27, 64, 250, 1000])
@@ -39,6 +40,13 @@ def test_respacing_keeps_exactly_n_levels_from_the_noisiest(num_steps):
     assert chain.num_steps == len(set(chain.timesteps.tolist())) == num_steps
     assert int(chain.timesteps[-1]) == 999
     assert num_steps == 1 or int(chain.timesteps[0]) == 0
+
+
+@pytest.mark.parametrize("num_steps", [2, 15, 27, 64, 250, 1000])
+def test_respacing_equals_diffusers(num_steps):
+    reference = DDPMScheduler(num_train_timesteps=1000, timestep_spacing="linspace")
+    reference.set_timesteps(num_steps)
+    assert torch.equal(respaced(cosine_schedule(1000), num_steps).timesteps.flip(0), reference.timesteps)
 
 
 def test_a_sub_chain_has_a_posterior_of_its_own():

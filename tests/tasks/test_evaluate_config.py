@@ -4,6 +4,7 @@ import pytest
 
 from tasks.assemble_config import AssembleConfig
 from tasks.evaluate_config import EvaluateConfig
+from tasks.sampling import prior_options, rendering_of
 
 
 @pytest.mark.parametrize(
@@ -32,3 +33,10 @@ def test_an_impossible_evaluation_names_its_field(values: dict[str, Any], messag
 def test_an_impossible_way_to_sample_names_its_field(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AssembleConfig(**values)
+
+
+def test_a_stack_samples_by_default_as_the_paper_does() -> None:
+    sampling = AssembleConfig()
+    assert prior_options(sampling, "prior_diffusion") == {"num_steps": 64, "num_candidates": 2}  # App. C; §2.2
+    rendering = rendering_of(sampling)
+    assert (rendering.decoder_sampler, rendering.mid_steps, rendering.top_steps) == ("ddpm", 27, 15)  # App. C, table 3

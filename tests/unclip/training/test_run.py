@@ -203,11 +203,12 @@ def test_only_what_is_published_and_one_checkpoint_is_left(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == sorted([*FILES, "checkpoint-000000012.safetensors"])
 
 
-def test_weights_load_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("weights", "figure"), [("ema", "val_ema_loss"), ("online", "val_loss")])
+def test_weights_load_by_name_and_score_as_validated_without_dropout(tmp_path: Path, weights: str, figure: str) -> None:
     run(tmp_path / "out", job(precision="fp32"))
     loaded = network()
-    loaded.load_state_dict(load_file(tmp_path / "out/ema.safetensors"), strict=True)
-    assert validate(loaded.eval())["loss"] == curve(tmp_path / "out")[-1]["val_ema_loss"]
+    loaded.load_state_dict(load_file(tmp_path / f"out/{weights}.safetensors"), strict=True)
+    assert validate(loaded.eval())["loss"] == curve(tmp_path / "out")[-1][figure]
 
 
 def test_the_newest_checkpoints_are_kept_and_a_run_goes_on_from_any_of_them(
