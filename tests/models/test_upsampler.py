@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.config import UNetConfig, UpsamplerConfig
-from models.degrade import blur, bsr_full, bsr_light, convolve, degrade, gaussian_kernels, resize, to_grid
+from models.degrade import resize, to_grid
 from models.diffusion import noise_error, predict_x0, q_sample
 from models.schedule import cosine_schedule
 from models.tiles import starts, tiled
@@ -92,54 +92,6 @@ def test_half_of_the_pictures_trained_on_are_blurred():
     pairs = [upsampler(crop_fraction=1.0, **prob).training_pair(images, seeded(1)) for prob in ({}, {"blur_prob": 0.0})]
     changed = (pairs[0][1] != pairs[1][1]).flatten(1).any(1).float()
     assert float(changed.mean()) == pytest.approx(0.5, abs=0.08)
-
-
-def test_every_sample_tosses_its_own_blur_coin():
-    images = torch.rand(400, 3, 8, 8, generator=seeded()) * 2 - 1
-    changed = (blur(images, 0.5, seeded(1)) != images).flatten(1).any(1).float()
-    assert float(changed.mean()) == pytest.approx(0.5, abs=0.08)
-    assert torch.equal(blur(images, 0.0, seeded(1)), images)
-
-
-def test_the_blur_is_a_gaussian_of_kernel_three_and_sigma_point_six():
-    impulse = torch.zeros(1, 3, 7, 7)
-    impulse[..., 3, 3] = 1
-    row = blur(impulse, 1.0, seeded())[0, 0].sum(0)
-    side = torch.exp(torch.tensor(-1 / (2 * 0.6**2)))
-    torch.testing.assert_close(row, torch.tensor([0, 0, side, 1, side, 0, 0]) / (1 + 2 * side), atol=1e-6, rtol=0)
-
-
-def test_kernels_sum_to_one_and_turn():
-    kernels = gaussian_kernels(torch.tensor([[3.0, 0.5]] * 2), torch.tensor([0.0, torch.pi / 2]), 5)
-    torch.testing.assert_close(kernels.sum((1, 2)), torch.ones(2))
-    torch.testing.assert_close(kernels[0], kernels[1].T, atol=1e-5, rtol=0)
-    flat = torch.full((2, 3, 6, 6), 0.4)
-    torch.testing.assert_close(convolve(flat, kernels), flat)
-
-
-@pytest.mark.parametrize("kind", ["blur", "bsr_light", "bsr_full"])
-def test_degraded_pictures_lie_on_the_eight_bit_grid(kind):
-    levels = (degrade(pictures(4, 16), kind, seeded(), blur_prob=0.5) + 1) * 127.5
-    torch.testing.assert_close(levels, levels.round(), atol=1e-3, rtol=0)
-    assert float(levels.min()) >= -1e-3 and float(levels.max()) <= 255 + 1e-3
-
-
-def test_full_bsr_is_stronger_than_light():
-    images = pictures(32, 16)
-    light, full = ((bsr(images, seeded(2)) - images).square().mean() for bsr in (bsr_light, bsr_full))
-    assert 0 < float(light) < 0.5 * float(full)
-
-
-def test_downsampling_is_antialiased():
-    stripes = torch.ones(1, 3, 24, 24)
-    stripes[..., ::2] = -1  # every third column alone would be stripes again
-    assert float(resize(stripes, 8)[..., 2:-2].abs().max()) < 0.2
-
-
-def test_the_grid_has_256_values_and_keeps_its_own():
-    grid = torch.arange(256) / 127.5 - 1
-    torch.testing.assert_close(to_grid(grid), grid)
-    assert len(to_grid(torch.linspace(-1.2, 1.2, 5000)).unique()) == 256
 
 
 @pytest.mark.parametrize(
