@@ -1,6 +1,6 @@
 """Upsamplers and the degradations they learn to undo."""
 
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 import torch
@@ -183,6 +183,15 @@ def test_no_network_sees_more_than_a_tile():
     model.unet.forward = lambda x, *others: sides.append(x.shape[-1]) or forward(x, *others)
     model.sample(pictures(1, 24), seeded(), num_steps=2, tile_px=16)
     assert set(sides) == {16} and len(sides) == 2 * 4**2  # of 48 pixels
+
+
+@pytest.mark.parametrize(("sides", "across"), [((16, 40), 2), ((40, 16), 3)])
+def test_tiles_that_differ_fade_into_each_other(sides, across):
+    numbers = count()
+    made = tiled(lambda x: torch.full_like(x, next(numbers) % 2), torch.zeros(1, 1, *sides), px=16, multiple=2)
+    along = made.mean(across).flatten()  # tiles at 0, 12 and 24, each four pixels over the next
+    torch.testing.assert_close(along[11:17], torch.tensor([0, 0.125, 0.375, 0.625, 0.875, 1]))
+    torch.testing.assert_close(along, along.flip(0))
 
 
 def test_tiles_leave_no_seam():
