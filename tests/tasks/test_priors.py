@@ -81,6 +81,17 @@ def test_components_of_two_parts_are_those_of_the_rows_together(ctx):
     assert len(record["lost_variance"]) == DIM and metrics["lost_fraction"] <= 0.01
 
 
+def test_the_errors_of_a_round_trip_are_told_and_written(ctx):
+    metrics = pca.build(replace(ctx, config=PcaConfig(num_components=4, num_buckets=8)))
+    loaded, zi = load_pca(Artifact("pca", "p", ctx.out, "d")), rows_of(stage(ctx, "other", None), "train").table.zi
+    rows = torch.from_numpy(zi.copy())
+    coefficients = loaded.encode(rows)
+    for name, given in (("mse", coefficients), ("bucket_mse", loaded.dequantise(loaded.quantise(coefficients)))):
+        assert metrics[name] == pytest.approx(float((loaded.decode(given) - rows).square().mean()), rel=1e-3)
+    record = json.loads((ctx.out / "pca.json").read_text())
+    assert 0 < record["mse"] == metrics["mse"] < record["bucket_mse"] == metrics["bucket_mse"]
+
+
 def test_a_second_build_gives_the_same_bytes(ctx):
     pca.build(ctx)
     again = stage(ctx, "again", ctx.config)
