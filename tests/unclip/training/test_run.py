@@ -112,6 +112,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[byte
     return made
 
 
+def test_bf16_computes_otherwise_than_fp32(undisturbed: dict[str, list[bytes]]) -> None:
+    assert all(one != other for one, other in zip(undisturbed["bf16"], undisturbed["fp32"], strict=True))
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("step", range(NUM_STEPS))
 def test_killed_at_any_step_equals_undisturbed(
@@ -196,11 +200,13 @@ def test_only_what_is_published_and_one_checkpoint_is_left(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == sorted([*FILES, "checkpoint-000000012.safetensors"])
 
 
-def test_weights_load_by_name(tmp_path: Path) -> None:
-    run(tmp_path / "out", job(precision="fp32"))
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_weights_load_by_name_and_score_as_in_training(tmp_path: Path, precision: str) -> None:
+    run(tmp_path / "out", job(precision=precision))
     loaded = network()
     loaded.load_state_dict(load_file(tmp_path / "out/ema.safetensors"), strict=True)
-    assert validate(loaded.eval())["loss"] == curve(tmp_path / "out")[-1]["val_ema_loss"]
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        assert validate(loaded.eval())["loss"] == curve(tmp_path / "out")[-1]["val_ema_loss"]
 
 
 def test_the_newest_checkpoints_are_kept_and_a_run_goes_on_from_any_of_them(
