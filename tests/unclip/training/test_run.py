@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -15,8 +16,10 @@ from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
 from unclip.training.config import TrainConfig
+from unclip.training.distributed import Ranks
 from unclip.training.job import Batch, Indices, Job, Loss
-from unclip.training.run import Interrupted, Place, train
+from unclip.training.run import Interrupted, Place, Start, Watch, train
+from unclip.training.state import new_state
 
 torch.set_num_threads(1)
 NUM_STEPS = 12
@@ -282,3 +285,13 @@ def test_what_is_told_between_steps(tmp_path: Path) -> None:
     flops = 2 * (2 * 8 * 16) + 3 * (2 * 16 * 8)  # forward and by weights; by the hidden layer too
     assert last["flops_per_s"] == pytest.approx(flops * last["samples_per_s"])
     assert "flops_utilisation" not in metrics  # nobody knows the peak of this device
+
+
+def test_utilisation_is_the_networks_flops_over_the_peak_of_all_ranks(tmp_path: Path) -> None:
+    place = Place(stage="toy", out=tmp_path, work=tmp_path, seed=3, device="cpu", ranks=Ranks(index=0, count=2))
+    start = Start(step=2, best=None, sample_flops=1000)
+    watch, state = Watch(job(), place, None, lambda *_, **__: None, start), new_state(network(), config(), "cpu")
+    watch.peak_flops, watch.started, state.step = 10_000.0, time.monotonic() - 100, 52
+    told = watch.metrics(state)
+    expected = {"steps_per_s": 0.5, "samples_per_s": 2.0, "flops_per_s": 2000.0, "flops_utilisation": 0.1}
+    assert {name: told[name] for name in expected} == pytest.approx(expected, rel=0.01)
