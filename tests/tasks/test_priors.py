@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.nn.functional as F
 
 from models.config import ArPriorConfig, CaptionEncoderConfig, DiffusionPriorConfig, LinearPriorConfig, PcaConfig
 from tasks import pca, prior_linear, train
@@ -111,6 +112,17 @@ def test_a_linear_prior_finds_a_linear_pairing_and_is_loaded_as_it_was(ctx):
     assert json.loads((made.out / "curve.jsonl").read_text())["val_ema_cosine"] == metrics["cosine"]
 
 
+def test_a_cosine_is_told_with_what_it_hides():
+    """One answer to everything has the better cosine: it is its distance and its diversity that are bad."""
+    zi = F.normalize(torch.randn(40, DIM, generator=torch.Generator().manual_seed(0)) + 0.5, dim=-1)
+    same = F.normalize(zi.mean(0, keepdim=True), dim=-1).expand(40, -1)
+    right, wrong, collapsed = (prior_figures(predicted, zi) for predicted in (zi, zi.roll(1, 0), same))
+    assert collapsed["cosine"] > wrong["cosine"] and right["cosine"] == pytest.approx(1)
+    assert max(right["frechet"], wrong["frechet"]) < 1e-6 < 0.1 < collapsed["frechet"]
+    assert min(right["diversity"], wrong["diversity"]) > 0.5 and collapsed["diversity"] < 1e-6
+    assert set(prior_figures(zi[:1], zi[:1])) == {"cosine", "median_rank", "recall_at_1", "recall_at_5"}
+
+
 @pytest.mark.parametrize("name", ["prior_diffusion", "prior_ar"])
 def test_a_trained_prior_is_scored_online_and_averaged_and_loaded(ctx, name):
     pca.build(ctx)
@@ -122,9 +134,8 @@ def test_a_trained_prior_is_scored_online_and_averaged_and_loaded(ctx, name):
     made = stage(ctx, name, config, pca=(Artifact("pca", "p", ctx.out, "d"),))
     train.work(made)
     last = json.loads((made.out / "curve.jsonl").read_text().splitlines()[-1])
-    assert {f"{kind}_{figure}" for kind in ("val", "val_ema") for figure in ("loss", "cosine", "median_rank")} <= set(
-        last
-    )
+    expected = ("loss", "cosine", "frechet", "diversity", "median_rank")
+    assert {f"{kind}_{figure}" for kind in ("val", "val_ema") for figure in expected} <= set(last)
     batch = rows_of(made, "validation").batch(np.arange(3))
     draws = []
     for weights in ("ema", "ema", "online"):
