@@ -2,9 +2,11 @@
 
 import json
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -72,6 +74,19 @@ def stage(ctx, name, config, **inputs):
     return replace(ctx, stage=name, config=config, out=out, inputs=ctx.inputs | inputs)
 
 
+def stage_of_prior(ctx, name):
+    """The stage after a `pca`, its network tiny."""
+    pca.build(ctx)
+    diffusion = DiffusionPriorConfig(width=8, depth=1, heads=2, caption=CAPTION)
+    ar = ArPriorConfig(width=8, depth=1, heads=2, caption=CAPTION, num_dot_buckets=4)
+    config = {
+        "prior_diffusion": PriorDiffusionStage(network=diffusion, train=TRAIN),
+        "prior_ar": PriorArStage(network=ar, train=TRAIN),
+        "prior_linear": LinearPriorConfig(),
+    }[name]
+    return stage(ctx, name, config, pca=(Artifact("pca", "p", ctx.out, "d"),))
+
+
 def test_components_of_two_parts_are_those_of_the_rows_together(ctx):
     metrics = pca.build(ctx)
     loaded = load_pca(Artifact("pca", "p", ctx.out, "d"))
@@ -125,13 +140,7 @@ def test_a_cosine_is_told_with_what_it_hides():
 
 @pytest.mark.parametrize("name", ["prior_diffusion", "prior_ar"])
 def test_a_trained_prior_is_scored_online_and_averaged_and_loaded(ctx, name):
-    pca.build(ctx)
-    diffusion = PriorDiffusionStage(
-        network=DiffusionPriorConfig(width=8, depth=1, heads=2, caption=CAPTION), train=TRAIN
-    )
-    ar = PriorArStage(network=ArPriorConfig(width=8, depth=1, heads=2, caption=CAPTION, num_dot_buckets=4), train=TRAIN)
-    config = diffusion if name == "prior_diffusion" else ar
-    made = stage(ctx, name, config, pca=(Artifact("pca", "p", ctx.out, "d"),))
+    made = stage_of_prior(ctx, name)
     train.work(made)
     last = json.loads((made.out / "curve.jsonl").read_text().splitlines()[-1])
     expected = ("loss", "cosine", "frechet", "diversity", "median_rank")
@@ -142,6 +151,19 @@ def test_a_trained_prior_is_scored_online_and_averaged_and_loaded(ctx, name):
         prior = load_prior(Artifact(name, "k", made.out, "d"), weights=weights)
         draws.append(prior.loss(**batch, generator=torch.Generator().manual_seed(0))[0])
     assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize("name", ["prior_diffusion", "prior_ar", "prior_linear"])
+def test_embeddings_of_the_test_split_never_validate(ctx, name):
+    path = ctx.one("select").path / "kept.parquet"
+    kept = pq.read_table(path)
+    split = pc.replace_substring(kept["split"], "validation", "test")
+    pq.write_table(kept.set_column(kept.column_names.index("split"), "split", split), path)
+    made = stage_of_prior(ctx, name)
+    if name == "prior_linear":
+        assert set(prior_linear.build(made)) == {"num_rows"}
+    else:
+        assert import_module(f"tasks.{name}").job(made).validate is None
 
 
 def test_a_network_knows_the_vocabulary_from_the_end_token(ctx):
