@@ -38,7 +38,7 @@ def build(ctx: Context) -> dict[str, Any]:
 
 @torch.no_grad()
 def score(prior: LinearPrior, ctx: Context) -> dict[str, float]:
-    """Mean squared error, cosine and retrieval on the validation rows; nothing where there are none."""
+    """Mean squared error and `prior_figures` on the validation rows; nothing where there are none."""
     pairs = [
         (torch.from_numpy(part.text[rows]), torch.from_numpy(part.image[rows]))
         for part, rows in kept_parts(ctx, "validation")

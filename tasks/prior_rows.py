@@ -14,6 +14,9 @@ from torch import Tensor, nn
 from tasks.context import Context
 from unclip.data.dense import Dense, dense
 from unclip.data.table import Part, check_agree, read_part
+from unclip.metrics.clip_score import mean_cosine
+from unclip.metrics.diversity import diversity
+from unclip.metrics.fid import frechet_distance
 from unclip.metrics.retrieval import retrieval_figures
 from unclip.training.job import Batch, Indices
 
@@ -77,14 +80,16 @@ def validation_batch(rows: Rows) -> Batch | None:
 
 
 def prior_figures(predicted: Tensor, zi: Tensor) -> dict[str, float]:
-    """Mean cosine to the true embeddings, and where the truth ranks among all of them; unit (N, D) both.
+    """Mean cosine to the true embeddings, where the truth ranks among all of them, and how the sets differ.
 
-    Cosine alone misleads: it rises as sampling loses its diversity.
+    Cosine alone misleads: it rises as sampling loses its diversity. predicted, zi: unit (N, D); of one row there is
+    neither a Fréchet distance nor a diversity.
     """
-    truth = F.normalize(zi, dim=-1)
-    cosine = float((predicted * truth).sum(-1).mean())
-    ranks = retrieval_figures(predicted.double().cpu().numpy(), truth.double().cpu().numpy())
-    return {"cosine": cosine, **ranks}
+    drawn, truth = (rows.double().cpu().numpy() for rows in (predicted, F.normalize(zi, dim=-1)))
+    figures = {"cosine": mean_cosine(drawn, truth), **retrieval_figures(drawn, truth)}
+    if len(truth) > 1:
+        figures |= {"frechet": frechet_distance(truth, drawn), "diversity": diversity(drawn)}
+    return figures
 
 
 def validator(rows: Rows) -> Callable[[nn.Module], dict[str, float]] | None:

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -82,6 +83,17 @@ def test_a_clip_that_sees_nothing_is_refused(inputs, tmp_path):
     config = ClipStage(network=NETWORK, train=TRAIN, min_zero_shot=0.999)
     with pytest.raises(ValueError, match=r"zero-shot accuracy on \w+ is 0\.\d+, clip\.min_zero_shot is 0\.999"):
         train.work(context(inputs, tmp_path / "out", config))
+
+
+def test_pairs_of_the_test_split_never_validate_nor_are_asked_about(inputs, tmp_path):
+    kept = pq.read_table(inputs["filter"][0].path / "kept.parquet")
+    split = pc.replace_substring(kept["split"], "validation", "test")
+    pq.write_table(kept.set_column(kept.column_names.index("split"), "split", split), tmp_path / "kept.parquet")
+    tested = inputs | {"filter": (Artifact("filter", "k", tmp_path, "d"),)}
+    ctx = context(tested, tmp_path / "out", ClipStage(network=NETWORK, train=TRAIN, min_zero_shot=0.0))
+    assert stage.job(ctx).validate is None
+    metrics = train.work(ctx)
+    assert metrics["num_questions"] == 0 and "zero_shot_unseen_color" in metrics and "loss" not in metrics
 
 
 @pytest.fixture

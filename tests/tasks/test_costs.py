@@ -8,7 +8,7 @@ from torch import nn
 
 from flows.config import load_pipeline
 from tasks.costs import PAPER_PARAMETERS, Cost, network_costs
-from unclip.training.flops import measure
+from unclip.training.flops import measure, peak_flops, peak_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,3 +46,18 @@ def test_a_transformer_costs_six_operations_a_weight_and_token_and_its_attention
 def test_hours_follow_from_operations():
     cost = Cost(part="decoder", num_parameters=10, flops=989 * 10**12, activation_bytes=0, num_samples=3600, remark="")
     assert cost.gpu_hours == pytest.approx(1 / 0.4) and cost.state_bytes == 200
+
+
+@pytest.mark.parametrize(
+    ("name", "peak"),  # dense bf16, by NVIDIA's data sheets
+    [
+        ("NVIDIA H200", 989e12),
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA H100 PCIe", None),
+        ("NVIDIA H200 NVL", None),
+        ("Tesla T4", None),
+    ],
+)
+def test_the_peak_of_a_board_is_known_or_not_told(name, peak):
+    assert peak_of(name) == peak and peak_flops("cpu") is None

@@ -215,6 +215,14 @@ def test_real_pictures_are_recognised_and_noise_is_not(record: dict[str, Any]) -
     assert 0 < found["chance"]["single_accuracy"] < 0.2
 
 
+def test_no_cosine_of_a_prior_stands_alone(record: dict[str, Any]) -> None:
+    truth, *others = record["priors"].values()
+    assert list(record["priors"]) == [name for name in CONDITIONINGS if name != "caption_only"]
+    assert all({"cosine", "frechet", "diversity", "median_rank"} <= set(found) for found in (truth, *others))
+    assert 0 < truth["frechet"] < min(found["frechet"] for found in others)
+    assert truth["diversity"] not in {found["diversity"] for found in others}
+
+
 def test_the_truth_is_at_the_top_of_the_priors(record: dict[str, Any]) -> None:
     truth = record["priors"]["true_embedding"]
     assert truth["cosine"] == pytest.approx(1.0)

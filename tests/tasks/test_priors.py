@@ -2,12 +2,15 @@
 
 import json
 from dataclasses import replace
+from importlib import import_module
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.nn.functional as F
 
 from models.config import ArPriorConfig, CaptionEncoderConfig, DiffusionPriorConfig, LinearPriorConfig, PcaConfig
 from tasks import pca, prior_linear, train
@@ -71,6 +74,19 @@ def stage(ctx, name, config, **inputs):
     return replace(ctx, stage=name, config=config, out=out, inputs=ctx.inputs | inputs)
 
 
+def stage_of_prior(ctx, name):
+    """The stage after a `pca`, its network tiny."""
+    pca.build(ctx)
+    diffusion = DiffusionPriorConfig(width=8, depth=1, heads=2, caption=CAPTION)
+    ar = ArPriorConfig(width=8, depth=1, heads=2, caption=CAPTION, num_dot_buckets=4)
+    config = {
+        "prior_diffusion": PriorDiffusionStage(network=diffusion, train=TRAIN),
+        "prior_ar": PriorArStage(network=ar, train=TRAIN),
+        "prior_linear": LinearPriorConfig(),
+    }[name]
+    return stage(ctx, name, config, pca=(Artifact("pca", "p", ctx.out, "d"),))
+
+
 def test_components_of_two_parts_are_those_of_the_rows_together(ctx):
     metrics = pca.build(ctx)
     loaded = load_pca(Artifact("pca", "p", ctx.out, "d"))
@@ -79,6 +95,17 @@ def test_components_of_two_parts_are_those_of_the_rows_together(ctx):
     assert torch.allclose(loaded.eigenvalues.sum(), torch.from_numpy(zi).var(0, correction=0).sum(), atol=1e-5)
     record = json.loads((ctx.out / "pca.json").read_text())
     assert len(record["lost_variance"]) == DIM and metrics["lost_fraction"] <= 0.01
+
+
+def test_the_errors_of_a_round_trip_are_told_and_written(ctx):
+    metrics = pca.build(replace(ctx, config=PcaConfig(num_components=4, num_buckets=8)))
+    loaded, zi = load_pca(Artifact("pca", "p", ctx.out, "d")), rows_of(stage(ctx, "other", None), "train").table.zi
+    rows = torch.from_numpy(zi.copy())
+    coefficients = loaded.encode(rows)
+    for name, given in (("mse", coefficients), ("bucket_mse", loaded.dequantise(loaded.quantise(coefficients)))):
+        assert metrics[name] == pytest.approx(float((loaded.decode(given) - rows).square().mean()), rel=1e-3)
+    record = json.loads((ctx.out / "pca.json").read_text())
+    assert 0 < record["mse"] == metrics["mse"] < record["bucket_mse"] == metrics["bucket_mse"]
 
 
 def test_a_second_build_gives_the_same_bytes(ctx):
@@ -100,26 +127,43 @@ def test_a_linear_prior_finds_a_linear_pairing_and_is_loaded_as_it_was(ctx):
     assert json.loads((made.out / "curve.jsonl").read_text())["val_ema_cosine"] == metrics["cosine"]
 
 
+def test_a_cosine_is_told_with_what_it_hides():
+    """One answer to everything has the better cosine: it is its distance and its diversity that are bad."""
+    zi = F.normalize(torch.randn(40, DIM, generator=torch.Generator().manual_seed(0)) + 0.5, dim=-1)
+    same = F.normalize(zi.mean(0, keepdim=True), dim=-1).expand(40, -1)
+    right, wrong, collapsed = (prior_figures(predicted, zi) for predicted in (zi, zi.roll(1, 0), same))
+    assert collapsed["cosine"] > wrong["cosine"] and right["cosine"] == pytest.approx(1)
+    assert max(right["frechet"], wrong["frechet"]) < 1e-6 < 0.1 < collapsed["frechet"]
+    assert min(right["diversity"], wrong["diversity"]) > 0.5 and collapsed["diversity"] < 1e-6
+    assert set(prior_figures(zi[:1], zi[:1])) == {"cosine", "median_rank", "recall_at_1", "recall_at_5"}
+
+
 @pytest.mark.parametrize("name", ["prior_diffusion", "prior_ar"])
 def test_a_trained_prior_is_scored_online_and_averaged_and_loaded(ctx, name):
-    pca.build(ctx)
-    diffusion = PriorDiffusionStage(
-        network=DiffusionPriorConfig(width=8, depth=1, heads=2, caption=CAPTION), train=TRAIN
-    )
-    ar = PriorArStage(network=ArPriorConfig(width=8, depth=1, heads=2, caption=CAPTION, num_dot_buckets=4), train=TRAIN)
-    config = diffusion if name == "prior_diffusion" else ar
-    made = stage(ctx, name, config, pca=(Artifact("pca", "p", ctx.out, "d"),))
+    made = stage_of_prior(ctx, name)
     train.work(made)
     last = json.loads((made.out / "curve.jsonl").read_text().splitlines()[-1])
-    assert {f"{kind}_{figure}" for kind in ("val", "val_ema") for figure in ("loss", "cosine", "median_rank")} <= set(
-        last
-    )
+    expected = ("loss", "cosine", "frechet", "diversity", "median_rank")
+    assert {f"{kind}_{figure}" for kind in ("val", "val_ema") for figure in expected} <= set(last)
     batch = rows_of(made, "validation").batch(np.arange(3))
     draws = []
     for weights in ("ema", "ema", "online"):
         prior = load_prior(Artifact(name, "k", made.out, "d"), weights=weights)
         draws.append(prior.loss(**batch, generator=torch.Generator().manual_seed(0))[0])
     assert draws[0] == draws[1] != draws[2]
+
+
+@pytest.mark.parametrize("name", ["prior_diffusion", "prior_ar", "prior_linear"])
+def test_embeddings_of_the_test_split_never_validate(ctx, name):
+    path = ctx.one("select").path / "kept.parquet"
+    kept = pq.read_table(path)
+    split = pc.replace_substring(kept["split"], "validation", "test")
+    pq.write_table(kept.set_column(kept.column_names.index("split"), "split", split), path)
+    made = stage_of_prior(ctx, name)
+    if name == "prior_linear":
+        assert set(prior_linear.build(made)) == {"num_rows"}
+    else:
+        assert import_module(f"tasks.{name}").job(made).validate is None
 
 
 def test_a_network_knows_the_vocabulary_from_the_end_token(ctx):

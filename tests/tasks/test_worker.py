@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +78,10 @@ def add_shard(root: Path, shard: int) -> tuple[Artifact, Artifact]:
     return source, embed
 
 
-def add_select(root: Path, num_shards: int, num_validation: int = 6) -> Artifact:
+def add_select(root: Path, num_shards: int, held: str = "validation", num_held: int = 6) -> Artifact:
     select = made(root / "select", "select")
     rows = [(sample_key(s, r + 1), s, r) for s in range(num_shards) for r in range(ROWS)]
-    split = ["train"] * (len(rows) - num_validation) + ["validation"] * num_validation
+    split = ["train"] * (len(rows) - num_held) + [held] * num_held
     key, shard, row = zip(*rows, strict=True)
     columns = {"key": key, "shard": pa.array(shard, pa.int32()), "row": pa.array(row, pa.int32()), "split": split}
     pq.write_table(pa.table(columns), select.path / "kept.parquet")
@@ -238,11 +239,22 @@ def test_a_bad_step_stops_with_stage_and_step(decoder: Context, num_ranks: int) 
     assert not workers_on(bad)
 
 
-@pytest.mark.parametrize("stage", ["upsampler_mid", "upsampler_top"])
-def test_an_upsampler_trains(decoder: Context, stage: str) -> None:
+def of_upsampler(decoder: Context, stage: str) -> Context:
     network = UpsamplerConfig(low_px=8, high_px=16, crop_fraction=1.0, unet=UNET, num_steps=50)
     config = UpsamplerStage(network=network, train=train_config(num_steps=4))
     inputs = {"shards": decoder.inputs["shards"], "filter": decoder.inputs["select"]}  # the same columns
-    ctx = replace(decoder, stage=stage, config=config, inputs=inputs)
-    work(ctx)
+    return replace(decoder, stage=stage, config=config, inputs=inputs)
+
+
+@pytest.mark.parametrize("stage", ["upsampler_mid", "upsampler_top"])
+def test_an_upsampler_trains(decoder: Context, stage: str) -> None:
+    ctx = of_upsampler(decoder, stage)
+    assert work(ctx)["validation_rows"] == 6
     assert sorted(published(ctx)) == PUBLISHED
+
+
+@pytest.mark.parametrize("stage", ["decoder", "upsampler_mid", "upsampler_top"])
+def test_pictures_of_the_test_split_never_validate(decoder: Context, tmp_path: Path, stage: str) -> None:
+    tested = replace(decoder, inputs=decoder.inputs | {"select": (add_select(tmp_path, 2, held="test"),)})
+    ctx = tested if stage == "decoder" else of_upsampler(tested, stage)
+    assert import_module(f"tasks.{stage}").job(ctx).validate is None

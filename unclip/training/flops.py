@@ -39,9 +39,11 @@ def measure(network: nn.Module, inputs: Sequence[Tensor]) -> tuple[int, int]:
 
 def peak_flops(device: str) -> float | None:
     """Of a GPU that is known, in bf16; None of another device."""
-    if torch.device(device).type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
+    return peak_of(torch.cuda.get_device_name(device)) if torch.device(device).type == "cuda" else None
+
+
+def peak_of(name: str) -> float | None:
+    """Of a GPU by the name that its driver gives it; None where it is not known."""
     if "PCIe" in name or "NVL" in name:  # boards of the same name that do less
         return None
     return next((peak for known, peak in PEAK_FLOPS.items() if known in name), None)

@@ -54,8 +54,18 @@ def test_a_file_that_is_no_part_is_refused(tmp_path):
     pq.write_table(table.replace_schema_metadata(None), tmp_path / "bare.parquet")
     pq.write_table(table.slice(0, 5), tmp_path / "short.parquet")
     pq.write_table(table.drop_columns("tokens"), tmp_path / "narrow.parquet")
+    said = dict(table.schema.metadata)
+    pq.write_table(table.replace_schema_metadata(said | {b"storage_type": b"float32"}), tmp_path / "other.parquet")
+    del said[b"tokenizer"]
+    pq.write_table(table.replace_schema_metadata(said), tmp_path / "silent.parquet")
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "p.parquet").read_bytes()[:-20])
-    for name, message in (("bare", "lacks"), ("short", "says 20"), ("narrow", "columns"), ("cut", "not a whole")):
+    refused = {
+        "bare": "lacks model",
+        "silent": "lacks tokenizer$",
+        "other": "says 20 rows of float32, has 20 of float16",
+    }
+    refused |= {"short": "says 20", "narrow": "columns", "cut": "not a whole"}
+    for name, message in refused.items():
         with pytest.raises(ValueError, match=message):
             read_info(tmp_path / f"{name}.parquet")
 

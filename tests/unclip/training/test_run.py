@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import count
@@ -15,8 +16,10 @@ from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 
 from unclip.training.config import TrainConfig
+from unclip.training.distributed import Ranks
 from unclip.training.job import Batch, Indices, Job, Loss
-from unclip.training.run import Interrupted, Place, train
+from unclip.training.run import Interrupted, Place, Start, Watch, train
+from unclip.training.state import new_state
 
 torch.set_num_threads(1)
 NUM_STEPS = 12
@@ -119,6 +122,10 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[byte
     return made
 
 
+def test_bf16_computes_otherwise_than_fp32(undisturbed: dict[str, list[bytes]]) -> None:
+    assert all(one != other for one, other in zip(undisturbed["bf16"], undisturbed["fp32"], strict=True))
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("step", range(NUM_STEPS))
 def test_killed_at_any_step_equals_undisturbed(
@@ -203,12 +210,16 @@ def test_only_what_is_published_and_one_checkpoint_is_left(tmp_path: Path) -> No
     assert sorted(path.name for path in tmp_path.rglob("*.*")) == sorted([*FILES, "checkpoint-000000012.safetensors"])
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize(("weights", "figure"), [("ema", "val_ema_loss"), ("online", "val_loss")])
-def test_weights_load_by_name_and_score_as_validated_without_dropout(tmp_path: Path, weights: str, figure: str) -> None:
-    run(tmp_path / "out", job(precision="fp32"))
+def test_weights_load_by_name_and_score_as_validated_without_dropout(
+    tmp_path: Path, weights: str, figure: str, precision: str
+) -> None:
+    run(tmp_path / "out", job(precision=precision))
     loaded = network()
     loaded.load_state_dict(load_file(tmp_path / f"out/{weights}.safetensors"), strict=True)
-    assert validate(loaded.eval())["loss"] == curve(tmp_path / "out")[-1][figure]
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        assert validate(loaded.eval())["loss"] == curve(tmp_path / "out")[-1][figure]
 
 
 def test_the_newest_checkpoints_are_kept_and_a_run_goes_on_from_any_of_them(
@@ -285,3 +296,13 @@ def test_what_is_told_between_steps(tmp_path: Path) -> None:
     assert last["flops_per_s"] == pytest.approx(flops * last["samples_per_s"])
     assert metrics["train_flops"] == flops * 4 * metrics["num_steps"]
     assert "flops_utilisation" not in metrics  # nobody knows the peak of this device
+
+
+def test_utilisation_is_the_networks_flops_over_the_peak_of_all_ranks(tmp_path: Path) -> None:
+    place = Place(stage="toy", out=tmp_path, work=tmp_path, seed=3, device="cpu", ranks=Ranks(index=0, count=2))
+    start = Start(step=2, best=None, sample_flops=1000)
+    watch, state = Watch(job(), place, None, lambda *_, **__: None, start), new_state(network(), config(), "cpu")
+    watch.peak_flops, watch.started, state.step = 10_000.0, time.monotonic() - 100, 52
+    told = watch.metrics(state)
+    expected = {"steps_per_s": 0.5, "samples_per_s": 2.0, "flops_per_s": 2000.0, "flops_utilisation": 0.1}
+    assert {name: told[name] for name in expected} == pytest.approx(expected, rel=0.01)
