@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 
 from models.blocks import BLOCKS
 from models.decoder import Decoder
+from models.unet import MapAttention
 from tasks.context import Context
 from tasks.train import run
 from unclip.data.dense import Dense, dense
@@ -43,8 +44,8 @@ def job(ctx: Context) -> Job:
         train=train,
         validate=validation(loss, held.batch, len(held), train.batch_size, ctx.device),
         finish=finish,
-        blocks=BLOCKS,
-        units=BLOCKS,
+        blocks=(*BLOCKS, MapAttention),
+        units=(*BLOCKS, MapAttention),
         example=model.example_inputs(),
     )
 
