@@ -10,17 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.blocks import CaptionEncoder
+from models.blocks import CaptionEncoder, ResBlock, TransformerBlock
 from models.config import DecoderConfig
 from models.diffusion import draw_noise, draw_timesteps, high_noise_weight, hybrid_loss, min_snr_weight, q_sample
 from models.guidance import Network, guided
 from models.samplers import Denoiser, ddim, ddim_invert, ddpm, eps_denoiser
 from models.schedule import Schedule, named_schedule, respaced, truncated
-from models.unet import Context, UNet
+from models.unet import Context, MapAttention, UNet
 
 # The latent xT is taken where this much of the picture's power is left. Above it, x0 follows from the difference of
 # xT and its predicted noise divided by almost nothing (5e-5 at t = 999), and no inversion comes back.
 LATENT_MIN_SIGNAL = 1e-3
+BLOCKS = (TransformerBlock, ResBlock, MapAttention)  # what the network repeats
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from models.blocks import BLOCKS
-from models.decoder import Decoder
-from models.unet import MapAttention
+from models.decoder import BLOCKS, Decoder
 from tasks.context import Context
 from tasks.train import run
 from unclip.data.dense import Dense, dense
@@ -44,8 +42,8 @@ def job(ctx: Context) -> Job:
         train=train,
         validate=validation(loss, held.batch, len(held), train.batch_size, ctx.device),
         finish=finish,
-        blocks=(*BLOCKS, MapAttention),
-        units=(*BLOCKS, MapAttention),
+        blocks=BLOCKS,
+        units=BLOCKS,
         example=model.example_inputs(),
     )
 

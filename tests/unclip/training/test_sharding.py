@@ -21,9 +21,8 @@ import sys
 from pathlib import Path
 import torch
 from torch.nn.functional import normalize
-from models.blocks import BLOCKS
 from models.config import CaptionEncoderConfig, DecoderConfig, UNetConfig
-from models.decoder import Decoder
+from models.decoder import BLOCKS, Decoder
 from unclip.training.config import TrainConfig
 from unclip.training.distributed import Ranks, joined
 from unclip.training.job import Job
