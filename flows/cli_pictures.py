@@ -123,13 +123,13 @@ def edit(
     editor: Any,
     picture: Picture,
     to: Annotated[str, Option(help="A caption of what it should become", show_default=False)],
-    start: Annotated[str, Option("--from", help="A caption of what it is")] = "a photo",
+    start: Annotated[str, Option("--from", help='A caption of what it is; "" leaves it out')] = "a photo",
     num: Annotated[int, Option(help="How many pictures", min=2)] = 5,
     most: Annotated[float, Option(help="How far to go; 0.25 to 0.5 in the paper", min=0.01, max=1)] = 0.5,
 ) -> Any:
     """Move a picture by words (§3.3). Example: unclip edit a.png --from "a red circle" --to "a blue circle" """
     fractions = [most * number / (num - 1) for number in range(num)]
-    return editor.edit(read_picture(picture), (start, to), fractions)
+    return editor.edit(read_picture(picture), start or None, to, fractions)
 
 
 @latent_verb

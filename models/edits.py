@@ -67,12 +67,12 @@ def interpolate(decoder: Decoder, start: Latent, end: Latent, t: float, num_step
     return decode(decoder, between, num_steps)
 
 
-def text_diff(decoder: Decoder, latent: Latent, zt0: Tensor, zt: Tensor, t: float, num_steps: int) -> Tensor:
+def text_diff(decoder: Decoder, latent: Latent, zt0: Tensor | None, zt: Tensor, t: float, num_steps: int) -> Tensor:
     """Pictures moved from caption embedding zt0 towards zt by a fraction t, 0.25 to 0.50 in the paper (§3.3).
 
-    The inversion's xT is held fixed; zt0: of a caption of the picture, or of "a photo".
+    The inversion's xT is held fixed; zt0: of a caption of the picture, of "a photo", or None to leave it out.
     """
-    towards = normalize(zt - zt0, dim=-1)
+    towards = normalize(zt if zt0 is None else zt - zt0, dim=-1)
     return decode(decoder, Latent(zi=slerp(latent.zi, towards, t), xt=latent.xt), num_steps)
 
 

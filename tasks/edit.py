@@ -54,13 +54,15 @@ class Editor:
             columns[f"{t:.3g}"] = self._enlarged(made)
         return columns
 
-    def edit(self, pixels: Pixels, captions: tuple[str, str], fractions: Sequence[float]) -> Columns:
-        """A picture moved along the difference of two captions, by fractions of the way to it (§3.3)."""
+    def edit(self, pixels: Pixels, start: str | None, to: str, fractions: Sequence[float]) -> Columns:
+        """A picture moved along the difference of two captions, or towards the second alone, by fractions (§3.3)."""
+        captions = [to] if start is None else [to, start]
         require_readable(captions, self.stack.clip.tokenizer)
         latent, columns = self._read(pixels)
-        _, (before, after) = self.stack.read(captions)
+        zt, *others = self.stack.read(captions)[1].split(1)
+        zt0 = others[0] if others else None
         for t in fractions:
-            made = edits.text_diff(self.stack.decoder, latent, before[None], after[None], t, self.num_steps)
+            made = edits.text_diff(self.stack.decoder, latent, zt0, zt, t, self.num_steps)
             columns[f"{t:.3g}"] = self._enlarged(made)
         return columns
 

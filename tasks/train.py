@@ -62,12 +62,13 @@ def join_us(ctx: Context, path: Path) -> None:
     if "RANK" in os.environ or ctx.num_ranks == 1:
         return
     meeting = tempfile.mkdtemp(prefix="meeting-", dir=ctx.out / WORK)  # not where ranks that were killed met
-    os.environ |= {"RANK": "0", "WORLD_SIZE": str(ctx.num_ranks), MEETING: str(Path(meeting) / "ranks")}
+    ours = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(ctx.num_ranks), MEETING: str(Path(meeting) / "ranks")}
+    os.environ |= ours
     events = os.environ.get(EVENTS_FD)
     for rank in range(1, ctx.num_ranks):
         other = subprocess.Popen(
             [sys.executable, "-m", "tasks.worker", str(path)],
-            env={**os.environ, "RANK": str(rank)},
+            env={**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             pass_fds=[int(events)] if events else [],
             preexec_fn=die_with_parent,
         )
@@ -84,7 +85,8 @@ def _end_with(other: subprocess.Popen[bytes]) -> None:
 def work(ctx: Context) -> dict[str, Any]:
     """Trains the stage in this process; the metrics, which also lie in `result.json` of the work folder.
 
-    RANK and WORLD_SIZE of the environment, as torchrun sets them, say which of how many processes this is.
+    RANK and WORLD_SIZE of the environment, as torchrun sets them, say which of how many processes this is, LOCAL_RANK
+    which of this machine's.
     Raises: ValueError when they are not as many as `train.ranks`.
     """
     import torch
@@ -96,7 +98,7 @@ def work(ctx: Context) -> dict[str, Any]:
     ranks = Ranks(index=int(os.environ.get("RANK", 0)), count=int(os.environ.get("WORLD_SIZE", 1)))
     if ranks.count != ctx.num_ranks:
         raise ValueError(f"{ctx.stage}.train.ranks is {ctx.num_ranks}, but WORLD_SIZE in the environment {ranks.count}")
-    device = devices(ctx.device, ranks.count)[ranks.index]
+    device = own_device(ctx.device, os.environ)
     ctx = replace(ctx, device=device, rank=ranks.index)
     torch.set_num_threads(max(1, ctx.threads // ranks.count))
     torch.backends.cudnn.benchmark = True
@@ -111,6 +113,12 @@ def work(ctx: Context) -> dict[str, Any]:
     if ranks.is_first:
         (folder / "result.json").write_text(json.dumps(metrics, allow_nan=False))
     return metrics
+
+
+def own_device(device: str, environment: Mapping[str, str]) -> str:
+    """The device of this process: ranks take the GPUs of their own machine in order."""
+    local = environment.get("LOCAL_RANK", environment.get("RANK", "0"))
+    return devices(device, int(environment.get("WORLD_SIZE", 1)))[int(local)]
 
 
 def meeting_of(environment: Mapping[str, str]) -> Path | None:

@@ -197,11 +197,11 @@ def test_a_picture_that_cannot_be_made_is_refused(given, said, shared):
 
 
 EDITS = {
-    "vary": (["--num", 2], 4),
-    "interpolate": (["{second}", "--num", 3], 7),
-    "edit": (["--from", "a red circle", "--to", "a blue circle", "--num", 3], 5),
-    "reconstruct": (["--components", 1, "--components", 2], 4),
-    "attack": (["--text", "blue", "--label", "a red circle", "--label", "a blue circle", "--num", 1], 3),
+    "vary": (["--num", 2], 4, {"num": 2}),
+    "interpolate": (["{second}", "--num", 3, "--fixed-noise"], 7, {"fixed_noise": True}),
+    "edit": (["--from", "", "--to", "a blue circle", "--num", 3], 5, {"start": "", "to": "a blue circle"}),
+    "reconstruct": (["--components", 1, "--components", 2], 4, {"components": [1, 2]}),
+    "attack": (["--text", "blue", "--label", "red", "--label", "blue", "--num", 1], 3, {"label": ["red", "blue"]}),
 }
 
 
@@ -210,14 +210,15 @@ def test_pictures_are_edited_and_know_their_stack(verb, store, shared, tmp_path)
     first, second, target = (tmp_path / f"{name}.png" for name in ("first", "second", "edited"))
     for path, color in ((first, "red"), (second, "blue")):
         Image.new("RGB", (80, 64), color).save(path)
-    arguments, num_columns = EDITS[verb]
+    arguments, num_columns, said = EDITS[verb]
     given = [second if argument == "{second}" else argument for argument in arguments]
     done = shared(verb, first, *given, "--steps", 3, "--out", target)
     assert done.returncode == 0 and done.stdout.splitlines()[-1] == str(target), done.stderr
     columns = (Image.open(target).width - TEXT_PX) // (MIN_TILE_PX + GAP_PX)
     assert columns == num_columns
     made = json.loads(shared("lineage", target, "--json").stdout)
-    assert made[0]["verb"] == verb and made[1]["key"] == artifact(store, "assemble").key
+    assert made[0] == made[0] | said | {"verb": verb}
+    assert made[1]["key"] == artifact(store, "assemble").key
     again = tmp_path / "again.png"
     shared(verb, first, *given, "--steps", 3, "--out", again)
     assert again.read_bytes() == target.read_bytes()

@@ -78,6 +78,13 @@ def test_a_text_diff_starts_at_the_picture_and_moves_along_the_difference():
     torch.testing.assert_close(moved, decode(model, Latent(zi=towards, xt=latent.xt), 10))
 
 
+def test_a_text_diff_without_a_caption_before_moves_to_the_caption_itself():
+    model, zt = decoder(), unit(2)
+    for given in (zt, 3 * zt):
+        moved = text_diff(model, LATENT, None, given, 0.5, 10)
+        torch.testing.assert_close(moved, decode(model, Latent(zi=slerp(LATENT.zi, zt, 0.5), xt=LATENT.xt), 10))
+
+
 def test_variations_differ_by_seed_and_less_so_by_smaller_eta():
     model = decoder()
 
@@ -107,3 +114,6 @@ def test_all_components_reconstruct_what_fewer_only_approach():
     made = pca_reconstructions(model, pca, latent, [1, 3, 6], 10)
     errors = [float((picture - decode(model, latent, 10)).norm()) for picture in made]
     assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-3
+    kept = pca.decode(pca.encode(latent.zi)[:, :1])
+    assert float(kept.norm()) < 0.9
+    torch.testing.assert_close(made[0], decode(model, Latent(zi=normalize(kept, dim=-1), xt=latent.xt), 10))

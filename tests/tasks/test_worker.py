@@ -23,7 +23,7 @@ from models.config import CaptionEncoderConfig, DecoderConfig, UNetConfig, Upsam
 from tasks.config import DecoderStage, UpsamplerStage
 from tasks.context import Context
 from tasks.decoder import job
-from tasks.train import WORK, run, work
+from tasks.train import ROOT, WORK, own_device, run, work
 from unclip.artifact import Artifact
 from unclip.data.shards import Sample, sample_key, write_shard
 from unclip.data.table import Embedded, TableInfo, write_part
@@ -197,6 +197,31 @@ def test_ranks_that_are_not_those_asked_for_are_refused(decoder: Context, monkey
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(ValueError, match=r"decoder\.train\.ranks is 1, but WORLD_SIZE in the environment 3"):
         work(decoder)
+
+
+def test_torchrun_starts_ranks_as_we_do(decoder: Context, tmp_path: Path) -> None:
+    both = with_ranks(decoder, 2, num_steps=6)
+    (both.out / WORK).mkdir()
+    (tmp_path / "context.json").write_text(both.to_json())
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*torchrun, "-m", "tasks.worker", str(tmp_path / "context.json")], cwd=ROOT, check=False)
+    assert done.returncode == 0 and sorted(published(both)) == PUBLISHED
+    assert [row["step"] for row in curve_of(both)] == [5, 6]  # one rank wrote
+    assert json.loads((both.out / WORK / "result.json").read_text())["num_ranks"] == 2
+
+
+@pytest.mark.parametrize(
+    ("device", "environment", "own"),
+    [
+        ("cuda", {}, "cuda"),
+        ("cuda", {"RANK": "1", "WORLD_SIZE": "2"}, "cuda:1"),
+        ("cuda", {"RANK": "9", "LOCAL_RANK": "1", "WORLD_SIZE": "16"}, "cuda:1"),
+        ("cuda:3", {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}, "cuda:3"),
+        ("cpu", {"RANK": "9", "LOCAL_RANK": "1", "WORLD_SIZE": "16"}, "cpu"),
+    ],
+)
+def test_a_rank_has_a_device_of_its_own_machine(device: str, environment: dict[str, str], own: str) -> None:
+    assert own_device(device, environment) == own
 
 
 @pytest.mark.parametrize("num_ranks", [1, 2])
