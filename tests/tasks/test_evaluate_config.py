@@ -37,6 +37,7 @@ def test_an_impossible_way_to_sample_names_its_field(values: dict[str, Any], mes
 
 def test_a_stack_samples_by_default_as_the_paper_does() -> None:
     sampling = AssembleConfig()
-    assert prior_options(sampling, "prior_diffusion") == {"num_steps": 64, "num_candidates": 2}  # App. C; §2.2
+    expected = {"num_steps": 64, "sampler": "analytic", "num_candidates": 2, "guidance": 1.0}  # App. C; §2.2, §5.5
+    assert prior_options(sampling, "prior_diffusion") == expected
     rendering = rendering_of(sampling)
     assert (rendering.decoder_sampler, rendering.mid_steps, rendering.top_steps) == ("ddpm", 27, 15)  # App. C, table 3
