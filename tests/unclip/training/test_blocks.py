@@ -50,7 +50,7 @@ def test_a_compiled_run_is_the_same_but_for_rounding(tmp_path: Path) -> None:
 @pytest.mark.parametrize("setting", ["recompute", "compile"])
 def test_a_setting_that_finds_no_block_is_refused(tmp_path: Path, setting: str) -> None:
     with pytest.raises(ValueError, match=rf"train\.{setting} has no effect: Sequential has no blocks"):
-        run(tmp_path / "out", job(**{setting: True}))
+        run(tmp_path / "out", replace(job(**{setting: True}), blocks=()))
 
 
 def test_attention_is_recomputed_the_way_it_was_computed() -> None:
