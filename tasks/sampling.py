@@ -49,8 +49,11 @@ def prior_options(sampling: AssembleConfig, prior: str) -> dict[str, Option]:
             "guidance": sampling.prior_guidance,
         }
     if prior == "prior_ar":
-        shaping = {"temperature": sampling.ar_temperature, "top_p": sampling.ar_top_p}
-        return {"guidance": sampling.prior_guidance, **shaping}
+        return {
+            "guidance": sampling.prior_guidance,
+            "temperature": sampling.ar_temperature,
+            "top_p": sampling.ar_top_p,
+        }
     return {}
 
 
