@@ -23,11 +23,11 @@ from tasks.held_out import HeldOut, held_out, split_rows, training_metas
 from tasks.loading import load_sampling, load_stack
 from tasks.recognition import accuracies, chance
 from tasks.sampling import Floats, Pixels, Sampler, image_features
-from unclip.metrics.clip_score import clip_score, mean_cosine
-from unclip.metrics.diversity import diversity, diversity_within
+from unclip.metrics.clip_score import clip_score
+from unclip.metrics.diversity import diversity_within
+from unclip.metrics.embeddings import embedding_figures
 from unclip.metrics.fid import frechet_distance
 from unclip.metrics.precision_recall import precision_recall
-from unclip.metrics.retrieval import retrieval_figures
 from unclip.report.grid import sample_grid
 
 Figures = dict[str, float]
@@ -147,12 +147,7 @@ def prior_figures(
     """How near each prior's embeddings, and the text embeddings, come to the true ones; the truth itself first."""
     found = {}
     for name, predicted in embeddings.items():
-        found[name] = {
-            "cosine": mean_cosine(predicted, rows.zi),
-            "frechet": frechet_distance(reference.zi, predicted),
-            "diversity": diversity(predicted),
-            **retrieval_figures(predicted, rows.zi),
-        }
+        found[name] = embedding_figures(predicted, rows.zi, reference.zi)
         if name in PRIORS:
             found[name]["diversity_within"] = diversity_within(redrawn(sampler, name, rows, num_draws))
     return found

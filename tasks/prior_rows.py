@@ -14,10 +14,7 @@ from torch import Tensor, nn
 from tasks.context import Context
 from unclip.data.dense import Dense, dense
 from unclip.data.table import Part, check_agree, read_part
-from unclip.metrics.clip_score import mean_cosine
-from unclip.metrics.diversity import diversity
-from unclip.metrics.fid import frechet_distance
-from unclip.metrics.retrieval import retrieval_figures
+from unclip.metrics.embeddings import embedding_figures
 from unclip.training.job import Batch, Indices
 
 VALIDATION_ROWS = 128
@@ -80,16 +77,9 @@ def validation_batch(rows: Rows) -> Batch | None:
 
 
 def prior_figures(predicted: Tensor, zi: Tensor) -> dict[str, float]:
-    """Mean cosine to the true embeddings, where the truth ranks among all of them, and how the sets differ.
-
-    Cosine alone misleads: it rises as sampling loses its diversity. predicted, zi: unit (N, D); of one row there is
-    neither a Fréchet distance nor a diversity.
-    """
+    """`embedding_figures` of unit predictions (N, D) and the true embeddings (N, D), which are their own reference."""
     drawn, truth = (rows.double().cpu().numpy() for rows in (predicted, F.normalize(zi, dim=-1)))
-    figures = {"cosine": mean_cosine(drawn, truth), **retrieval_figures(drawn, truth)}
-    if len(truth) > 1:
-        figures |= {"frechet": frechet_distance(truth, drawn), "diversity": diversity(drawn)}
-    return figures
+    return embedding_figures(drawn, truth, truth)
 
 
 def validator(rows: Rows) -> Callable[[nn.Module], dict[str, float]] | None:
