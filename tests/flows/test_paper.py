@@ -34,6 +34,7 @@ network.heads               26         32                .           .          
 network.dropout_prob        0.0        0.0               .           .               .
 network.unet.dropout_prob   .          .                 0.1         0.1             0.0
 train.weight_decay          4.0e-2     6.0e-2            0.0         0.0             0.0
+train.optimizer             adam       adam              adam        adam            adam
 train.batch_size            4096       4096              2048        1024            512
 train.num_steps             1000000    600000            800000      1000000         1000000
 train.learning_rate         1.6e-4     1.1e-4            1.2e-4      1.2e-4          1.0e-4
@@ -75,6 +76,8 @@ TEXT = {
     "assemble.decoder_sampler": "ddpm",  # table 3: learned variance
 }
 OURS = {  # what small networks need, off
+    "clip.gray_prob": 0.0,
+    "clip.train.optimizer": "adam",
     "decoder.network.snr_gamma": None,
     "decoder.network.high_noise_weight": 1.0,
     "decoder.network.unet.patch": 1,
