@@ -16,6 +16,7 @@ Option = typer.Option
 Picture = Annotated[Path, typer.Argument(help="A picture: PNG, JPEG, WebP", show_default=False)]
 Pipeline = Annotated[str | None, Option(help="Whose newest stack [default: of any]", show_default=False)]
 Seed = Annotated[int, Option(help="The same seed gives the same pixels")]
+PRIOR_HELP = "prior_diffusion, prior_ar, prior_linear, or text_embedding: none"
 Steps = Annotated[int, Option(help="DDIM steps from picture to latent, and back", min=1)]
 Out = Annotated[Path | None, Option(help="The PNG to write [default: after the picture]", show_default=False)]
 
@@ -26,7 +27,7 @@ def generate(
     pipeline: Pipeline = None,
     num: Annotated[int, Option(help="How many pictures", min=1)] = 1,
     seed: Seed = 0,
-    prior: Annotated[str | None, Option(help="prior_diffusion, prior_ar or prior_linear", show_default=False)] = None,
+    prior: Annotated[str | None, Option(help=PRIOR_HELP, show_default=False)] = None,
     guidance: Annotated[float | None, Option(help="Of the decoder; 1 is off", min=0, show_default=False)] = None,
     out: Annotated[Path | None, Option(help="A PNG, or a name for several", show_default=False)] = None,
     store: StoreDir = STORE,

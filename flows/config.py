@@ -11,7 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from flows.yaml_source import Values, Where, load_values, suggestion
-from models.config import LinearPriorConfig, PcaConfig
+from models.config import NO_PRIOR, LinearPriorConfig, PcaConfig
 from tasks.assemble_config import AssembleConfig
 from tasks.config import (
     ClipStage,
@@ -97,6 +97,8 @@ class Pipeline(BaseModel):
         for name, most in trained.items():
             if (steps := getattr(self.assemble, f"{name}_steps")) > most:
                 yield f"assemble.{name}_steps", f"must be at most the {most} steps that were trained, got {steps}"
+        if self.decoder.network.embedding == "text" and self.assemble.prior != NO_PRIOR:
+            yield "assemble.prior", f"must be {NO_PRIOR} for a decoder of text embeddings, got {self.assemble.prior}"
         tile, multiple = self.assemble.tile_px, math.lcm(mid.unet.min_multiple, top.unet.min_multiple)
         if tile is not None and (tile < 2 * multiple or tile % multiple):
             yield "assemble.tile_px", f"must be a multiple of {multiple} and at least {2 * multiple}, got {tile}"

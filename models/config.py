@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+NO_PRIOR = "text_embedding"  # in a prior's place: the text embedding itself is fed to the decoder (§5.1)
 PRIOR_SAMPLERS = ("analytic", "ddpm", "ddim")  # of the diffusion prior
 
 
@@ -198,6 +199,7 @@ class DecoderConfig:
     image_px: int = 32
     unet: UNetConfig = UNetConfig(attention_px=(16,))
     caption: CaptionEncoderConfig = CaptionEncoderConfig()
+    embedding: str = "image"  # CLIP's that it learns to draw from, or "text": the baseline of §5.1
     num_image_tokens: int = 4  # §2.1
     image_drop_prob: float = 0.1  # §2.1
     caption_drop_prob: float = 0.5  # §2.1
@@ -208,6 +210,7 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         self.unet.map_sides(self.image_px)
+        _require(self.embedding in ("image", "text"), f"embedding must be 'image' or 'text', got {self.embedding!r}")
         _require(self.num_image_tokens >= 1, f"num_image_tokens must be >= 1, got {self.num_image_tokens}")
         for name in ("image_drop_prob", "caption_drop_prob"):
             _require(0 <= getattr(self, name) <= 1, f"{name} must be from 0 to 1, got {getattr(self, name)}")

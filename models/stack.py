@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.clip import Clip
+from models.config import NO_PRIOR
 from models.decoder import Decoder
 from models.upsampler import Upsampler
 
@@ -69,12 +70,14 @@ class Stack(nn.Module):
         generator: torch.Generator | None = None,
         options: Mapping[str, Option] | None = None,
     ) -> Tensor:
-        """Unit image embeddings (B, D) from the prior of that name; options are those of its `sample`.
+        """Unit image embeddings (B, D) from the prior of that name, or zt itself; options are those of its `sample`.
 
         Raises: ValueError for a prior the stack has not.
         """
+        if prior == NO_PRIOR:
+            return zt.float()
         if prior not in self.priors:
-            raise ValueError(f"prior must be one of {', '.join(self.priors)}, got {prior!r}")
+            raise ValueError(f"prior must be one of {', '.join([*self.priors, NO_PRIOR])}, got {prior!r}")
         zi: Tensor = self.priors[prior].sample(zt, tokens, generator, **(options or {}))
         return zi.float()
 

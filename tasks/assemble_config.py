@@ -2,16 +2,17 @@
 
 from dataclasses import dataclass
 
-from models.config import PRIOR_SAMPLERS
+from models.config import NO_PRIOR, PRIOR_SAMPLERS
 
 PRIORS = ("prior_diffusion", "prior_ar", "prior_linear")
+DRAWN_FROM = (*PRIORS, NO_PRIOR)  # what can take a caption to the decoder
 
 
 @dataclass(frozen=True, kw_only=True)
 class AssembleConfig:
     """Sampling settings that go with a stack: `evaluate` uses them, and `generate` where its caller names no other."""
 
-    prior: str = "prior_diffusion"  # of PRIORS
+    prior: str = "prior_diffusion"  # of DRAWN_FROM
     prior_steps: int = 64  # of the diffusion prior (App. C, table 3)
     prior_sampler: str = "analytic"  # of the diffusion prior (App. C, table 3), or "ddpm", "ddim"
     num_candidates: int = 2  # drawn by the diffusion prior, the best by zi·zt kept (§2.2)
@@ -26,8 +27,8 @@ class AssembleConfig:
     tile_px: int | None = None  # side of the tiles that upsamplers work in where memory asks for it; None is none
 
     def __post_init__(self) -> None:
-        if self.prior not in PRIORS:
-            raise ValueError(f"assemble.prior must be one of {', '.join(PRIORS)}, got {self.prior!r}")
+        if self.prior not in DRAWN_FROM:
+            raise ValueError(f"assemble.prior must be one of {', '.join(DRAWN_FROM)}, got {self.prior!r}")
         for name in ("prior_steps", "num_candidates", "decoder_steps", "mid_steps", "top_steps"):
             if getattr(self, name) < 1:
                 raise ValueError(f"assemble.{name} must be >= 1, got {getattr(self, name)}")

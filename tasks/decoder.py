@@ -62,6 +62,7 @@ class Rows:
         parts = [artifact.path / "part.parquet" for artifact in ctx.inputs["embed"]]
         shards = [artifact.path / "shard.tar" for artifact in ctx.inputs["shards"]]
         self.table: Dense = dense(parts, ctx.one("select").path / "kept.parquet", split, cache)
+        self._given = self.table.zi if ctx.config.network.embedding == "image" else self.table.zt
         self._pictures = Pictures(shards, self.table.keys, self.table.shard, px, cache / f"{split}-{px}.npy")
 
     def __len__(self) -> int:
@@ -77,9 +78,9 @@ class Rows:
         return [self.table.keys[i] for i in indices]
 
     def batch(self, indices: Indices) -> Batch:
-        """Pictures in [-1, 1], unit image embeddings, tokens."""
+        """Pictures in [-1, 1], the unit embeddings that they are drawn from, tokens."""
         return {
             "x0": to_unit_range(self._pictures[indices]),
-            "zi": torch.from_numpy(self.table.zi[indices]),
+            "zi": torch.from_numpy(self._given[indices]),
             "tokens": torch.from_numpy(self.table.tokens[indices]),
         }

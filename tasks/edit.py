@@ -129,6 +129,11 @@ def with_text(pixels: Pixels, text: str) -> Pixels:
 
 
 def editor(stack: Artifact, seed: int, num_steps: int) -> Editor:
-    """The editor of an assembled stack, which upsamples as the stack was assembled to."""
-    rendering = rendering_of(load_sampling(stack))
-    return Editor(stack=load_stack(stack), rendering=rendering, num_steps=num_steps, seed=seed)
+    """The editor of an assembled stack, which upsamples as the stack was assembled to.
+
+    Raises: ValueError where the decoder knows no image embeddings.
+    """
+    rendering, networks = rendering_of(load_sampling(stack)), load_stack(stack)
+    if networks.decoder.config.embedding != "image":
+        raise ValueError(f"stack {stack.key[:12]} draws from text embeddings, and a picture has none: name another one")
+    return Editor(stack=networks, rendering=rendering, num_steps=num_steps, seed=seed)

@@ -51,6 +51,7 @@ def build(ctx: Context) -> dict[str, Any]:
     embeddings = embeddings_of(sampler, rows)
     made = {"real": rows.pictures} | make_pictures(ctx, sampler, rows, embeddings)
     record = {
+        "prior": sampler.sampling.prior,
         "num_captions": len(rows),
         "num_reference": len(reference),
         "targets": dict(config.targets or {}),

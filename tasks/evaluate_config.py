@@ -29,7 +29,7 @@ class EvaluateConfig:
     num_draws: int = 4  # embeddings drawn a caption, for the diversity of a prior
     batch_size: int = 50
     precision: str = "bf16"  # autocast: "bf16", or "fp32"
-    targets: Mapping[str, float] | None = None  # least value of a figure under the diffusion prior
+    targets: Mapping[str, float] | None = None  # least value of a figure under the stack's own prior
 
     def __post_init__(self) -> None:
         for name in COUNTS:

@@ -68,6 +68,15 @@ def test_large_is_what_nobody_would_just_try(monkeypatch):
     assert [load_pipeline(FILE, name).is_large for name in ("shapes", "emoji", "paper")] == [False, False, True]
 
 
+def test_a_decoder_of_text_embeddings_is_given_them(tmp_path):
+    message = refused(tmp_path, "big: {extends: shapes, decoder: {network: {embedding: text}}}\n")
+    assert message.endswith("must be text_embedding for a decoder of text embeddings, got prior_diffusion")
+    assert "embedding must be 'image' or 'text', got 'both'" in refused(
+        tmp_path, "big: {extends: shapes, decoder: {network: {embedding: both}}}\n"
+    )
+    assert load_pipeline(FILE, "shapes-text").assemble.prior == "text_embedding"
+
+
 def test_an_unknown_pipeline_is_answered_with_the_known_ones(tmp_path):
     message = refused(tmp_path, "big: {extends: shapes}\n", name="bigg")
     assert message.startswith("pipelines.yaml has no pipeline 'bigg'; it has shapes,")

@@ -80,7 +80,12 @@ def test_what_is_read_and_seen_is_of_norm_one(stack):
     assert torch.allclose(zt.norm(dim=-1), torch.ones(2)) and torch.allclose(zi.norm(dim=-1), torch.ones(2))
 
 
+def test_without_a_prior_the_text_embedding_goes_to_the_decoder(stack):
+    tokens, zt = stack.read(CAPTIONS)
+    assert torch.equal(stack.draw("text_embedding", zt, tokens), zt)
+
+
 def test_every_prior_is_a_prior_and_an_unknown_one_is_refused(stack):
     assert all(isinstance(prior, Prior) for prior in stack.priors.values())
-    with pytest.raises(ValueError, match="prior must be one of prior_diffusion, prior_linear, got 'prior_x'"):
+    with pytest.raises(ValueError, match="must be one of prior_diffusion, prior_linear, text_embedding, got 'prior_x'"):
         stack.draw("prior_x", torch.zeros(1, 8), torch.zeros(1, 8).long())

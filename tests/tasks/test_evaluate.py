@@ -32,10 +32,12 @@ from models.linear_prior import LinearPrior
 from models.pca import Moments, fit_pca
 from models.tokenizer import seen_ids
 from models.upsampler import Upsampler
-from tasks import assemble, evaluate, report
+from tasks import assemble, decoder, evaluate, report
 from tasks.assemble_config import AssembleConfig
 from tasks.clip_files import load_clip, save_clip
+from tasks.config import DecoderStage
 from tasks.context import Context
+from tasks.edit import editor
 from tasks.evaluate_config import EvaluateConfig
 from tasks.files import save_network, save_weights
 from unclip.artifact import Artifact
@@ -43,9 +45,10 @@ from unclip.data.config import ShapesConfig
 from unclip.data.rows import sample_id
 from unclip.data.shapes import draw_picture
 from unclip.data.shards import Sample, ShardReader, sample_key, write_shard
-from unclip.data.table import Embedded, TableInfo, write_part
+from unclip.data.table import Embedded, TableInfo, read_part, write_part
 from unclip.recipe import Recipe
 from unclip.store import Build, Store
+from unclip.training.config import TrainConfig
 
 DIM, CONTEXT, ROWS = 16, 40, 60
 CAPTION = CaptionEncoderConfig(width=16, depth=1, heads=2)
@@ -57,8 +60,8 @@ CONDITIONINGS = ("true_embedding", "prior_diffusion", "prior_ar", "prior_linear"
 Inputs = dict[str, tuple[Artifact, ...]]
 
 
-def publish(store: Store, kind: str, fill: Any) -> Artifact:
-    recipe = Recipe(stage=kind, config={}, inputs={}, code="", seed=0)
+def publish(store: Store, kind: str, fill: Any, code: str = "") -> Artifact:
+    recipe = Recipe(stage=kind, config={}, inputs={}, code=code, seed=0)
     return store.build(Build(kind=kind, recipe=recipe, fill=fill))[0]
 
 
@@ -139,7 +142,7 @@ def networks(vocab_size: int, rows: torch.Tensor) -> dict[str, tuple[torch.nn.Mo
     ar = ArPriorConfig(width=16, depth=1, heads=2, caption=CAPTION)
     pca = fit_pca(Moments.of(rows), 4, 0.99, 8)
     pca.fit_buckets(rows)
-    decoder = DecoderConfig(image_px=8, unet=replace(UNET, attention_px=(8,)), caption=CAPTION, num_steps=10)
+    painter = DecoderConfig(image_px=8, unet=replace(UNET, attention_px=(8,)), caption=CAPTION, num_steps=10)
     mid = UpsamplerConfig(low_px=8, high_px=16, unet=UNET, num_steps=10)
     top = UpsamplerConfig(low_px=16, high_px=32, unet=UNET, num_steps=10)
     linear = LinearPrior(DIM)
@@ -148,7 +151,7 @@ def networks(vocab_size: int, rows: torch.Tensor) -> dict[str, tuple[torch.nn.Mo
         "prior_linear": (linear, LinearPriorConfig(), {"embed_dim": DIM}),
         "prior_diffusion": (DiffusionPrior(diffusion, **sizes), diffusion, sizes),
         "prior_ar": (ArPrior(ar, pca, **sizes), ar, sizes | {"num_components": 4, "num_buckets": 8}),
-        "decoder": (Decoder(decoder, **sizes), decoder, sizes),
+        "decoder": (Decoder(painter, **sizes), painter, sizes),
         "upsampler_mid": (Upsampler(mid), mid, {}),
         "upsampler_top": (Upsampler(top), top, {}),
     }
@@ -174,7 +177,7 @@ def pipeline(root: Path, with_objects: bool) -> Inputs:
 def assembled(made: Inputs, root: Path, sampling: AssembleConfig) -> Artifact:
     """In the store of its parts: a stack names them by relative paths."""
     ctx = Context(stage="assemble", config=sampling, inputs=made, out=Path(), seed=0)
-    recipe = Recipe(stage="assemble", config=asdict(sampling), inputs={}, code="", seed=0)
+    recipe = Recipe(stage="assemble", config=asdict(sampling), inputs={}, code=made["decoder"][0].key, seed=0)
     build = Build(kind="assemble", recipe=recipe, fill=lambda out: assemble.build(replace(ctx, out=out)))
     return Store(root).build(build)[0]
 
@@ -272,6 +275,36 @@ def test_an_empty_test_split_is_refused(made: Inputs, tmp_path: Path) -> None:
     ctx = Context(stage="evaluate", config=CONFIG, inputs=made | {"select": (select,)}, out=tmp_path, seed=0)
     with pytest.raises(ValueError, match="the test split is empty"):
         evaluate.build(ctx)
+
+
+def test_figures_say_which_prior_is_the_stacks_own(made: Inputs, tmp_path: Path, record: dict[str, Any]) -> None:
+    assert record["prior"] == "prior_diffusion"
+    fed = assembled(made, made["assemble"][0].path.parents[2], replace(SAMPLING, prior="text_embedding"))
+    other = evaluated(made | {"assemble": (fed,)}, tmp_path)
+    found = json.loads((other.path / "metrics.json").read_text())
+    assert found["prior"] == "text_embedding" and found["conditionings"] == record["conditionings"]
+
+
+@pytest.mark.parametrize("embedding", ["image", "text"])
+def test_a_decoder_learns_from_the_embeddings_that_it_is_configured_for(
+    made: Inputs, tmp_path: Path, embedding: str
+) -> None:
+    train = TrainConfig(num_steps=1, batch_size=4, learning_rate=1e-3)
+    config = DecoderStage(network=DecoderConfig(image_px=8, unet=UNET, embedding=embedding), train=train)
+    rows = decoder.Rows(Context(stage="decoder", config=config, inputs=made, out=tmp_path, seed=0), "train")
+    part = read_part(made["embed"][0].path / "part.parquet")
+    expected = getattr(part, embedding)[[part.keys.index(key) for key in rows.keys(np.arange(4))]]
+    np.testing.assert_array_equal(rows.batch(np.arange(4))["zi"], expected)
+
+
+def test_a_picture_is_not_edited_by_a_decoder_of_text_embeddings(made: Inputs, tmp_path: Path) -> None:
+    store = Store(made["assemble"][0].path.parents[2])
+    network, config, sizes = networks(load_clip(made["clip"][0]).vocab_size, torch.randn(50, DIM))["decoder"]
+    config = replace(config, embedding="text")
+    blind = publish(store, "decoder", lambda out: fill_network(out, network, config, sizes), "blind")
+    stack = assembled(made | {"decoder": (blind,)}, store.root, replace(SAMPLING, prior="text_embedding"))
+    with pytest.raises(ValueError, match="draws from text embeddings, and a picture has none: name another one"):
+        editor(stack, seed=0, num_steps=2)
 
 
 def test_the_stack_names_its_parts_and_how_it_samples(made: Inputs) -> None:

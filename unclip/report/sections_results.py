@@ -7,15 +7,14 @@ from unclip.report.html import Cell, element, escape, picture, section, table, t
 from unclip.report.record import PipelineRecord
 
 HEADLINES = ("color_accuracy", "single_accuracy", "pair_accuracy", "clip_score", "frechet_clip")
-OWN = "prior_diffusion"  # the conditioning that the headline figures speak of
 
 
 def headlines(evaluation: dict[str, Any]) -> str:
-    """The diffusion prior's figures as tiles, each with its upper bound, baseline, chance and target."""
+    """The figures of the stack's own prior as tiles, each with its upper bound, baseline, chance and target."""
     found, targets = evaluation["conditionings"], evaluation["targets"]
-    tiles = []
-    for figure in (f for f in CONDITIONING_FIGURES if f.key in HEADLINES and f.key in found.get(OWN, {})):
-        reached = found[OWN][figure.key]
+    own, tiles = found[evaluation["prior"]], []
+    for figure in (f for f in CONDITIONING_FIGURES if f.key in HEADLINES and f.key in own):
+        reached = own[figure.key]
         notes = [
             f"{label(name)} {figure.text(found[name][figure.key])}"
             for name in ("true_embedding", "text_embedding", "chance")
@@ -60,8 +59,9 @@ def conditionings(evaluation: dict[str, Any]) -> str:
     body = figure_table(found, CONDITIONING_FIGURES)
     if targets:
         marks = [f for f in CONDITIONING_FIGURES if f.key in targets]
-        texts = [f"{f.heading} {target_text(f, found[OWN].get(f.key, 0.0), targets[f.key])}" for f in marks]
-        body += element("p", escape(f"Diffusion prior: {' · '.join(texts)}"), "lead after")
+        own = evaluation["prior"]
+        texts = [f"{f.heading} {target_text(f, found[own].get(f.key, 0.0), targets[f.key])}" for f in marks]
+        body += element("p", escape(f"{label(own).capitalize()}: {' · '.join(texts)}"), "lead after")
     lead = (
         f"{evaluation['num_captions']} held-out captions; Fréchet, precision and recall against "
         f"{evaluation['num_reference']} other real held-out pictures. The true embedding is the upper bound; the best "

@@ -16,6 +16,7 @@ from unclip.store import Build, Store
 
 FIGURES = {"single_accuracy": 0.5, "clip_score": 0.31, "frechet_clip": 0.2}
 EVALUATION = {
+    "prior": "prior_diffusion",
     "num_captions": 1,
     "num_reference": 9,
     "targets": {"single_accuracy": 0.7},
@@ -75,6 +76,11 @@ def test_a_missed_target_says_so(tmp_path: Path) -> None:
     assert "✗ target 70 %" in page_of(tmp_path, EVALUATION)
     easier = EVALUATION | {"targets": {"single_accuracy": 0.4}}
     assert "✓ target 40 %" in page_of(tmp_path / "easier", easier)
+
+
+def test_headlines_and_targets_are_those_of_the_stacks_own_prior(tmp_path: Path) -> None:
+    page = page_of(tmp_path, EVALUATION | {"prior": "prior_linear", "targets": {"single_accuracy": 0.6}})
+    assert "Linear prior: " in page and "✓ target 60 %" in page and "✗" not in page
 
 
 def test_a_pipeline_without_attributes_has_no_such_columns(tmp_path: Path) -> None:
