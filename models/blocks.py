@@ -9,11 +9,13 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from models.config import CaptionEncoderConfig
 from models.norm import group_norm, norm_silu
 
 Module = TypeVar("Module", bound=nn.Module)
+LARGE_MAP = 1 << 18  # queries times keys from which on attention's shares are not kept
 KeysValues = tuple[Tensor, Tensor]  # (B, H, S, W / H) each
 
 
@@ -56,10 +58,19 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
 
     q: (B, H, N, d); k, v: (B, H, S, d); mask: bool, broadcastable to (B, 1, N, S). Returns (B, H, N, d).
     On a CPU, forward and backward in bf16 take it 1.8 to 8 times as long (1,105 to 38 keys) as the products written
-    out, so these are used there; a mask by key is one more dimension then, which costs next to nothing.
+    out, so these are used there; a mask by key is one more dimension then, which costs next to nothing. Of large maps
+    the shares, more than all else that attention keeps, are computed again for the backward pass.
     """
     if q.device.type != "cpu" or q.dtype != torch.bfloat16 or not q.requires_grad:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    if q.shape[2] * k.shape[2] < LARGE_MAP:
+        return written_out(q, k, v, mask)
+    again: Tensor = checkpoint(written_out, q, k, v, mask, use_reentrant=False, preserve_rng_state=False)
+    return again
+
+
+def written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention as its products; shapes as in `attend`."""
     return scores(q * q.shape[-1] ** -0.5, k, mask).softmax(-1) @ v
 
 

@@ -13,6 +13,7 @@ from models.blocks import (
     attend,
     timestep_embedding,
     token_mask,
+    written_out,
 )
 from models.config import CaptionEncoderConfig
 
@@ -91,6 +92,18 @@ def test_attention_written_out_equals_the_fused_one(mask):
     for theirs, mine in zip(*(torch.autograd.grad(y.float().sum(), inputs) for y in (fused, ours)), strict=True):
         torch.testing.assert_close(mine, theirs, atol=0.05, rtol=0.05)
     torch.testing.assert_close(ours.float(), fused, atol=0.03, rtol=0.03)
+
+
+def test_the_shares_of_a_large_map_are_not_kept_and_gradients_are_the_same():
+    inputs = [random(1, 1, 512, 8, seed=i).bfloat16().requires_grad_() for i in range(3)]
+    kept: list[int] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
+        ours = attend(*inputs)
+    assert max(kept) < 512 * 512
+    plain = written_out(*inputs, None)
+    for one, other in zip(*(torch.autograd.grad(y.float().sum(), inputs) for y in (ours, plain)), strict=True):
+        assert one.equal(other)
+    assert ours.equal(plain)
 
 
 @pytest.mark.parametrize("chunks", [[6], [1] * 6, [3, 1, 2]])
