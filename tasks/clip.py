@@ -110,6 +110,7 @@ def job(ctx: Context) -> Job:
         validate=(lambda model: validate(model, held.validation)) if len(held.validation) else None,
         finish=lambda model, out: finish(model, out, held, config.min_zero_shot),
         blocks=(ResidualAttentionBlock,),
+        units=(ResidualAttentionBlock,),
         example=clip.example_inputs(),
     )
 

@@ -53,8 +53,6 @@ class ClipStage:
             raise ValueError("clip needs either 'network' and 'train' (trained here) or 'pretrained' (MODEL:WEIGHTS)")
         if self.train is not None and self.train.accumulate > 1:
             raise ValueError("clip.train.accumulate must be 1: pairs are contrasted within their part of a batch")
-        if self.train is not None and self.train.shard:
-            raise ValueError("clip.train.shard must be false: CLIP's temperature is one number, not to be shared out")
         if not 0 <= self.gray_prob <= 1:
             raise ValueError(f"clip.gray_prob must be between 0 and 1, got {self.gray_prob}")
         if self.gray_prob and not trained:

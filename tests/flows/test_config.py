@@ -127,8 +127,3 @@ def test_more_ranks_than_gpus_are_refused_before_anything_runs(monkeypatch):
     with pytest.raises(ValueError, match=r"decoder\.train\.ranks.*must be 1 on cuda:0, got 2"):
         load_pipeline(FILE, "shapes", ("device=cuda:0", ranks))
     assert load_pipeline(FILE, "shapes", (ranks,)).decoder.train.ranks == 2
-
-
-def test_a_clip_is_not_shared_out():
-    with pytest.raises(ValueError, match=r"clip\.train\.shard must be false"):
-        load_pipeline(FILE, "shapes", ("clip.train.ranks=2", "clip.train.shard=true"))

@@ -286,8 +286,8 @@ def grown(shared, ran, tmp_path_factory):
     return [shared("run", "shrunken", "--until", "embed", *common, *count) for count in counts]
 
 
-def test_every_stage_but_clip_trains_with_its_weights_shared_out(grown, shared, store):
-    trains = [f"{stage}.train" for stage in TRAINED_STAGES if stage != "clip"]
+def test_every_stage_trains_with_its_weights_shared_out(grown, shared, store):
+    trains = [f"{stage}.train" for stage in TRAINED_STAGES]
     settings = [f"{train}.{setting}" for train in trains for setting in ("ranks=2", "shard=true", "num_steps=6")]
     words = [word for setting in settings for word in ("--set", setting)]
     done = shared("run", "shrunken", "--until", "assemble", *words)

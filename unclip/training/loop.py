@@ -12,10 +12,11 @@ from unclip.training.job import Batch, Loss
 from unclip.training.sam import ascended
 from unclip.training.schedule import learning_rate
 from unclip.training.seeds import step_seed
-from unclip.training.sharding import whole
+from unclip.training.sharding import is_shared, local, whole
 from unclip.training.state import State
 
 Figures = dict[str, Tensor]
+NORM_EPS = 1e-6  # torch's
 
 
 def fit(
@@ -49,7 +50,7 @@ class Step:
         if self.config.sam_rho:
             with ascended(state.model, self.config.sam_rho):
                 self._gradients(state, batch)
-        own = [] if self.config.shard else gradients_of(state.model)  # shared out, they come as means
+        own = [grad for grad in gradients_of(state.model) if not is_shared(grad)]  # shared out, they come as means
         self.ranks.average([*own, *figures.values()])
         norm = clip_gradients(state.model, self.config.clip_norm)
         check_finite(state.step, figures["loss"], norm)
@@ -95,10 +96,13 @@ def gradients_of(model: nn.Module) -> list[Tensor]:
 
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
     """The norm of all gradients together, which are then scaled to at most `max_norm` (0: left as they are)."""
-    norm = nn.utils.get_total_norm(gradients_of(model))
+    gradients = gradients_of(model)
+    parts = [[grad for grad in gradients if is_shared(grad) == shared] for shared in (False, True)]
+    norms = [whole(nn.utils.get_total_norm(part)) for part in parts if part]
+    norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
     if max_norm:
-        nn.utils.clip_grads_with_norm_(model.parameters(), max_norm, norm)
-    return whole(norm)
+        torch._foreach_mul_([local(grad) for grad in gradients], (max_norm / (norm + NORM_EPS)).clamp(max=1))
+    return norm
 
 
 def check_finite(step: int, loss: Tensor, norm: Tensor) -> None:

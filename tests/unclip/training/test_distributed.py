@@ -18,20 +18,23 @@ from unclip.training.state import new_state
 torch.set_num_threads(1)
 
 # A CLIP, since its loss alone looks at other rows than its own; a large eps, since keys' biases have no gradient but
-# rounding, which Adam would blow up. Arguments: rank, ranks, folder.
+# rounding, which Adam would blow up. Arguments: rank, ranks, folder, "copied" or "shared".
 TRAIN = """
 import sys
 from pathlib import Path
 import torch
+from open_clip.transformer import ResidualAttentionBlock
 from safetensors.torch import save_file
 from models.clip import Clip, ClipSpec
 from models.config import ClipConfig, TextConfig, VisionConfig
 from unclip.training.config import TrainConfig
 from unclip.training.distributed import Ranks, joined
 from unclip.training.loop import Step
+from unclip.training.sharding import whole
 from unclip.training.state import new_state
 
 rank, count, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+shard = sys.argv[4] == "shared"
 torch.set_num_threads(1)
 torch.manual_seed(0)
 vision = VisionConfig(image_px=8, patch_px=4, width=16, layers=1, head_width=8)
@@ -42,15 +45,17 @@ images = torch.randint(0, 256, (8, 8, 8, 3), dtype=torch.uint8)
 tokens = clip.tokenize(["a", "b b", "c", "a d", "e", "f g", "b h", "i a"]).long()
 ranks = Ranks(index=rank, count=count)
 part = slice(rank * 8 // count, (rank + 1) * 8 // count)
-config = TrainConfig(num_steps=9, batch_size=8, learning_rate=1e-2, precision="fp32", warmup_steps=0, eps=1e-4)
+config = TrainConfig(
+    num_steps=9, batch_size=8, learning_rate=1e-2, precision="fp32", warmup_steps=0, eps=1e-4, ranks=count, shard=shard
+)
 with joined(ranks, folder / f"meeting{count}", "cpu"):
-    state = new_state(clip, config, "cpu")
+    state = new_state(clip, config, "cpu", units=(ResidualAttentionBlock,))
     step = Step(lambda model, batch, _: model.loss(**batch), config, 0, "cpu", ranks)
     for _ in range(3):
         figures = step(state, {"images": images[part], "tokens": tokens[part]})
         state.advance(config)
     assert ranks.any(rank == count - 1) and not ranks.any(False)
-weights = {name: value.contiguous() for name, value in clip.state_dict().items()}
+    weights = {name: whole(value).contiguous() for name, value in clip.state_dict().items()}
 save_file(weights | {"loss": figures["loss"].reshape(1)}, folder / f"{rank}of{count}.safetensors")
 """
 
@@ -85,10 +90,11 @@ def test_every_rank_climbs_along_its_own_gradient(tmp_path: Path) -> None:
     assert norms == pytest.approx([1.1 / 2**0.5] * 2)
 
 
-def test_two_ranks_equal_one(tmp_path: Path) -> None:
-    for count in (1, 2):
+@pytest.mark.parametrize("weights", ["copied", "shared"])
+def test_two_ranks_equal_one(tmp_path: Path, weights: str) -> None:
+    for count, kind in ((1, "copied"), (2, weights)):
         ranks = [
-            subprocess.Popen([sys.executable, "-c", TRAIN, str(rank), str(count), str(tmp_path)])
+            subprocess.Popen([sys.executable, "-c", TRAIN, str(rank), str(count), str(tmp_path), kind])
             for rank in range(count)
         ]
         assert [rank.wait() for rank in ranks] == [0] * count
