@@ -23,8 +23,9 @@ demo: setup
 	$(BIN)/unclip metrics shapes
 	@echo report: $$($(BIN)/unclip report shapes)
 
+# Files of tests in two processes, one thread each.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ from unclip.training.config import TrainConfig
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / ".tools" / "peers"
 NUM_STEPS = 3  # timed, after one that is not
-RATE = 1e-4
+RATE, DECAY = 1e-4, 0.01  # of both optimisers
 
 Network = Callable[[], tuple[nn.Module, Callable[[], Tensor]]]  # a network, and its loss on a batch of its own
 
@@ -112,13 +112,14 @@ class Contest:
 
 def our_optimizer(network: nn.Module) -> Callable[[], None]:
     """A step of the training engine's Adam, which uses the gradients up."""
-    adam = Adam(dict(network.named_parameters()), TrainConfig(num_steps=1, batch_size=1, learning_rate=RATE))
+    config = TrainConfig(num_steps=1, batch_size=1, learning_rate=RATE, weight_decay=DECAY)
+    adam = Adam(dict(network.named_parameters()), config)
     return lambda: adam.step(RATE)
 
 
 def their_optimizer(network: nn.Module) -> Callable[[], None]:
     """A step of torch's AdamW as it comes; gradients are gone after it."""
-    adam = torch.optim.AdamW(network.parameters(), lr=RATE)
+    adam = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=DECAY)
 
     def move() -> None:
         adam.step()

@@ -1,7 +1,8 @@
 """The decoder: an image embedding and a caption to pixels (§2.1).
 
 B batch, D embedding dimension, L caption positions, K caption width, S = L + 4 context tokens, E U-Net embedding width.
-zi: unit-norm image embeddings (B, D); images are (B, 3, P, P) in [-1, 1].
+zi: unit-norm image embeddings (B, D), or text embeddings where `config.embedding` says so; images are (B, 3, P, P) in
+[-1, 1].
 """
 
 from dataclasses import dataclass

@@ -55,7 +55,7 @@ def loss(model: nn.Module, batch: Batch, generator: Generator) -> tuple[Tensor, 
 
 
 class Rows:
-    """The kept rows of a split: pictures, image embeddings and tokens."""
+    """The kept rows of a split: pictures, the embeddings that they are drawn from, and tokens."""
 
     def __init__(self, ctx: Context, split: str) -> None:
         cache, px = ctx.cache, ctx.config.network.image_px

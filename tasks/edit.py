@@ -135,5 +135,5 @@ def editor(stack: Artifact, seed: int, num_steps: int) -> Editor:
     """
     rendering, networks = rendering_of(load_sampling(stack)), load_stack(stack)
     if networks.decoder.config.embedding != "image":
-        raise ValueError(f"stack {stack.key[:12]} draws from text embeddings, and a picture has none: name another one")
+        raise ValueError(f"stack {stack.key[:12]} draws from text embeddings, and a picture has none: use --pipeline")
     return Editor(stack=networks, rendering=rendering, num_steps=num_steps, seed=seed)

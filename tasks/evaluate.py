@@ -52,6 +52,7 @@ def build(ctx: Context) -> dict[str, Any]:
     made = {"real": rows.pictures} | make_pictures(ctx, sampler, rows, embeddings)
     record = {
         "prior": sampler.sampling.prior,
+        "embedding": stack.decoder.config.embedding,
         "num_captions": len(rows),
         "num_reference": len(reference),
         "targets": dict(config.targets or {}),

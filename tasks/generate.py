@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from models.config import NO_PRIOR
 from tasks.captions import require_readable, unseen_words
 from tasks.loading import load_sampling, load_stack
 from tasks.sampling import prior_options, rendering_of, to_pixels
@@ -35,6 +36,8 @@ def generate(stack: Artifact, request: Request, device: str = "cpu") -> tuple[li
     sampling, networks = load_sampling(stack), load_stack(stack, device=device)
     require_readable([request.caption], networks.clip.tokenizer)
     prior = request.prior or sampling.prior
+    if networks.decoder.config.embedding == "text" and prior != NO_PRIOR:
+        raise ValueError(f"prior must be {NO_PRIOR}: this stack's decoder draws from text embeddings, got {prior!r}")
     options, rendering = prior_options(sampling, prior), rendering_of(sampling, request.guidance)
     noise = torch.Generator(device).manual_seed(request.seed)
     images = networks.generate([request.caption] * request.num, noise, prior, options, rendering)

@@ -1,5 +1,8 @@
 """Attention, the caption encoder and residual blocks, against torch's own and by property."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -11,9 +14,9 @@ from models.blocks import (
     SelfAttention,
     TransformerBlock,
     attend,
+    products,
     timestep_embedding,
     token_mask,
-    written_out,
 )
 from models.config import CaptionEncoderConfig
 
@@ -100,10 +103,19 @@ def test_the_shares_of_a_large_map_are_not_kept_and_gradients_are_the_same():
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
         ours = attend(*inputs)
     assert max(kept) < 512 * 512
-    plain = written_out(*inputs, None)
+    plain = products(*inputs, None)
     for one, other in zip(*(torch.autograd.grad(y.float().sum(), inputs) for y in (ours, plain)), strict=True):
         assert one.equal(other)
     assert ours.equal(plain)
+
+
+def test_many_shares_do_not_import_torchs_compiler():
+    code = (
+        "import sys, torch; from models.blocks import attend;"
+        "x = torch.randn(1, 1, 512, 8, dtype=torch.bfloat16, requires_grad=True);"
+        "attend(x, x, x).sum().backward(); sys.exit('torch._dynamo' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize("chunks", [[6], [1] * 6, [3, 1, 2]])

@@ -40,6 +40,7 @@ from tasks.context import Context
 from tasks.edit import editor
 from tasks.evaluate_config import EvaluateConfig
 from tasks.files import save_network, save_weights
+from tasks.generate import Request, generate
 from unclip.artifact import Artifact
 from unclip.data.config import ShapesConfig
 from unclip.data.rows import sample_id
@@ -297,14 +298,16 @@ def test_a_decoder_learns_from_the_embeddings_that_it_is_configured_for(
     np.testing.assert_array_equal(rows.batch(np.arange(4))["zi"], expected)
 
 
-def test_a_picture_is_not_edited_by_a_decoder_of_text_embeddings(made: Inputs, tmp_path: Path) -> None:
+def test_a_decoder_of_text_embeddings_is_given_nothing_else(made: Inputs, tmp_path: Path) -> None:
     store = Store(made["assemble"][0].path.parents[2])
     network, config, sizes = networks(load_clip(made["clip"][0]).vocab_size, torch.randn(50, DIM))["decoder"]
     config = replace(config, embedding="text")
     blind = publish(store, "decoder", lambda out: fill_network(out, network, config, sizes), "blind")
     stack = assembled(made | {"decoder": (blind,)}, store.root, replace(SAMPLING, prior="text_embedding"))
-    with pytest.raises(ValueError, match="draws from text embeddings, and a picture has none: name another one"):
+    with pytest.raises(ValueError, match="draws from text embeddings, and a picture has none: use --pipeline"):
         editor(stack, seed=0, num_steps=2)
+    with pytest.raises(ValueError, match="prior must be text_embedding: this stack's decoder draws from text"):
+        generate(stack, Request(caption="a red circle", prior="prior_linear"))
 
 
 def test_the_stack_names_its_parts_and_how_it_samples(made: Inputs) -> None:

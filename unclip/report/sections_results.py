@@ -6,6 +6,10 @@ from unclip.report.figures import BOUNDS, CONDITIONING_FIGURES, CONDITIONINGS, P
 from unclip.report.html import Cell, element, escape, picture, section, table, tile
 from unclip.report.record import PipelineRecord
 
+BOUND_OF = {
+    "image": "The true embedding is the upper bound",
+    "text": "The decoder was trained on text embeddings: the true one is as strange to it as the priors'",
+}
 HEADLINES = ("color_accuracy", "single_accuracy", "pair_accuracy", "clip_score", "frechet_clip")
 
 
@@ -18,7 +22,7 @@ def headlines(evaluation: dict[str, Any]) -> str:
         notes = [
             f"{label(name)} {figure.text(found[name][figure.key])}"
             for name in ("true_embedding", "text_embedding", "chance")
-            if figure.key in found.get(name, {})
+            if name != evaluation["prior"] and figure.key in found.get(name, {})
         ]
         if figure.key in targets:
             notes.insert(0, target_text(figure, reached, targets[figure.key]))
@@ -64,8 +68,8 @@ def conditionings(evaluation: dict[str, Any]) -> str:
         body += element("p", escape(f"{label(own).capitalize()}: {' · '.join(texts)}"), "lead after")
     lead = (
         f"{evaluation['num_captions']} held-out captions; Fréchet, precision and recall against "
-        f"{evaluation['num_reference']} other real held-out pictures. The true embedding is the upper bound; the best "
-        "of the rest stands out. Fréchet is better lower, all others higher."
+        f"{evaluation['num_reference']} other real held-out pictures. {BOUND_OF[evaluation['embedding']]}; the best of "
+        "the rest stands out. Fréchet is better lower, all others higher."
     )
     return section("figures", "What the embedding is worth", lead, body)
 

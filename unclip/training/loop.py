@@ -97,9 +97,10 @@ def gradients_of(model: nn.Module) -> list[Tensor]:
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
     """The norm of all gradients together, which are then scaled to at most `max_norm` (0: left as they are)."""
     gradients = gradients_of(model)
-    parts = [[grad for grad in gradients if is_shared(grad) == shared] for shared in (False, True)]
-    norms = [whole(nn.utils.get_total_norm(part)) for part in parts if part]
-    norm = norms[0] if len(norms) == 1 else torch.stack(norms).norm()
+    kinds = [[grad for grad in gradients if is_shared(grad) == shared] for shared in (False, True)]
+    alike = kinds if all(kinds) else [gradients]  # norms of both kinds at once torch does not take
+    norms = [whole(nn.utils.get_total_norm(kind)) for kind in alike]
+    norm = torch.stack(norms).norm() if len(norms) > 1 else norms[0]
     if max_norm:
         torch._foreach_mul_([local(grad) for grad in gradients], (max_norm / (norm + NORM_EPS)).clamp(max=1))
     return norm

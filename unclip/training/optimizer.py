@@ -32,8 +32,8 @@ class Muon:
     """Matrices and kernels move along their momentum with all singular values near one (Jordan et al. 2024).
 
     Steps have the size of Adam's, so `learning_rate` is one for both (Liu et al. 2025, §2.2). A kernel is seen as the
-    matrix of its output channels by all the rest. Matrices of one shape are worked on together, which takes little more
-    than half the time of `torch.optim.Muon`: that takes one after the other, and no kernels.
+    matrix of its output channels by all the rest. Matrices of one shape are worked on together: those of the decoder
+    of `shapes`, on a CPU, in 0.55 of the time of `torch.optim.Muon`, which takes one after the other, and no kernels.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], rest: Adam, config: TrainConfig) -> None:
@@ -50,7 +50,8 @@ class Muon:
                 ahead = p.grad.lerp_(momentum, MOMENTUM).reshape(len(p), -1)  # Nesterov's
                 alike[ahead.shape[0], ahead.shape[1]].append((p, ahead))
                 p.grad = None
-        for shape, members in alike.items():
+        while alike:
+            shape, members = alike.popitem()
             moves = orthogonal(torch.stack([ahead for _, ahead in members]))
             for (p, _), move in zip(members, moves, strict=True):
                 p.mul_(1 - rate * self.config.weight_decay).add_(move.view_as(p), alpha=-rate * RMS * max(shape) ** 0.5)

@@ -110,6 +110,7 @@ def train(job: Job, place: Place, progress: Callable[..., None]) -> dict[str, An
         shutil.copyfile(place.best(watch.best["step"]), place.out / "best.safetensors")
     if finished is not None:  # the first rank is alone now: it needs all weights for itself
         finished.load_state_dict(load_file(place.out / "ema.safetensors"))
+        finished.to(place.device)
     average = state.average if finished is None else finished.eval().requires_grad_(False)
     return {**watch.metrics(state), **job.finish(average, place.out)}
 

@@ -1,8 +1,9 @@
 """Weights, their average and the optimiser's moments shared out over the ranks: FSDP2 (Zhao et al. 2023).
 
-A rank keeps its part of every tensor and gathers a unit's weights when the unit runs. What adds up or moves weights
-works on parts (`local`); what is written is whole (`whole`), so that a run goes on with or without sharing out. In bf16
-the gathered weights are cast, and kept so for the backward pass: `train.recompute` spares them.
+A rank keeps its part of every tensor of more than one number, and gathers a unit's weights when the unit runs. What
+adds up or moves weights works on parts (`local`); what is written is whole (`whole`), so that a run goes on with or
+without sharing out. In bf16 the gathered weights are cast, and kept so for the backward pass: `train.recompute` spares
+them.
 """
 
 from typing import cast
@@ -27,7 +28,7 @@ def shard(model: nn.Module, units: tuple[type[nn.Module], ...], num_ranks: int, 
     for number in numbers:
         number.data = number.data.to(device)
     for unit in [module for module in model.modules() if isinstance(module, units)]:
-        fully_shard(unit, mesh=mesh)
+        fully_shard(unit, mesh=mesh, ignored_params=numbers)
     fully_shard(model, mesh=mesh, ignored_params=numbers)
     for name in ENTRIES:
         if hasattr(model, name):

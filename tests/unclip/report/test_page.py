@@ -17,6 +17,7 @@ from unclip.store import Build, Store
 FIGURES = {"single_accuracy": 0.5, "clip_score": 0.31, "frechet_clip": 0.2}
 EVALUATION = {
     "prior": "prior_diffusion",
+    "embedding": "image",
     "num_captions": 1,
     "num_reference": 9,
     "targets": {"single_accuracy": 0.7},
@@ -80,7 +81,17 @@ def test_a_missed_target_says_so(tmp_path: Path) -> None:
 
 def test_headlines_and_targets_are_those_of_the_stacks_own_prior(tmp_path: Path) -> None:
     page = page_of(tmp_path, EVALUATION | {"prior": "prior_linear", "targets": {"single_accuracy": 0.6}})
+    assert "The true embedding is the upper bound" in page
     assert "Linear prior: " in page and "✓ target 60 %" in page and "✗" not in page
+
+
+def test_a_decoder_of_text_embeddings_has_no_such_bound_and_no_note_on_itself(tmp_path: Path) -> None:
+    fed = EVALUATION["conditionings"] | {"text_embedding": FIGURES}
+    record = EVALUATION | {"prior": "text_embedding", "embedding": "text", "conditionings": fed}
+    page = page_of(tmp_path, record)
+    assert "was trained on text embeddings" in page and "is the upper bound" not in page
+    assert "<small>text embedding" not in page
+    assert "<small>text embedding" in page_of(tmp_path / "image", record | {"prior": "prior_linear"})
 
 
 def test_a_pipeline_without_attributes_has_no_such_columns(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ torch.set_num_threads(1)
 # A CLIP, since its loss alone looks at other rows than its own; a large eps, since keys' biases have no gradient but
 # rounding, which Adam would blow up. Arguments: rank, ranks, folder, "copied" or "shared".
 TRAIN = """
+import os
 import sys
 from pathlib import Path
 import torch
@@ -46,7 +47,8 @@ tokens = clip.tokenize(["a", "b b", "c", "a d", "e", "f g", "b h", "i a"]).long(
 ranks = Ranks(index=rank, count=count)
 part = slice(rank * 8 // count, (rank + 1) * 8 // count)
 config = TrainConfig(
-    num_steps=9, batch_size=8, learning_rate=1e-2, precision="fp32", warmup_steps=0, eps=1e-4, ranks=count, shard=shard
+    num_steps=9, batch_size=8, learning_rate=1e-2, precision="fp32", warmup_steps=0, eps=1e-4, ranks=count, shard=shard,
+    clip_norm=0.05,
 )
 with joined(ranks, folder / f"meeting{count}", "cpu"):
     state = new_state(clip, config, "cpu", units=(ResidualAttentionBlock,))
@@ -55,8 +57,14 @@ with joined(ranks, folder / f"meeting{count}", "cpu"):
         figures = step(state, {"images": images[part], "tokens": tokens[part]})
         state.advance(config)
     assert ranks.any(rank == count - 1) and not ranks.any(False)
-    weights = {name: whole(value).contiguous() for name, value in clip.state_dict().items()}
-save_file(weights | {"loss": figures["loss"].reshape(1)}, folder / f"{rank}of{count}.safetensors")
+    weights = {
+        f"{kind}.{name}": whole(value).contiguous()
+        for kind, model in (("online", clip), ("ema", state.average))
+        for name, value in model.state_dict().items()
+    }
+    told = {name: figures[name].reshape(1) for name in ("loss", "grad_norm")}
+save_file(weights | told, folder / f"{rank}of{count}.safetensors")
+os._exit(0)  # torch aborts at times when shared weights are taken down
 """
 
 

@@ -33,21 +33,22 @@ def test_a_matrix_keeps_its_singular_vectors_and_its_values_go_through_the_polyn
         values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
     expected = left * values[:, None] @ right
     assert (orthogonal(matrices).double() - expected).norm() < 0.03 * expected.norm()  # in bf16
-    assert 0.5 < values.median() < 1.3
+    assert 0.65 < torch.linalg.svdvals(orthogonal(matrices).float()).median() < 1.25
 
 
 def test_a_matrix_of_zeros_stays_where_it_is() -> None:
     assert not orthogonal(torch.zeros(2, 4, 5)).any()
 
 
-def test_a_matrix_moves_as_under_torchs_muon() -> None:
+@pytest.mark.parametrize("sides", [(5, 4), (4, 9)])
+def test_a_matrix_moves_as_under_torchs_muon(sides: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    ours, theirs = Block(nn.Linear(5, 4, bias=False)), nn.Linear(5, 4, bias=False)
+    ours, theirs = Block(nn.Linear(*sides, bias=False)), nn.Linear(*sides, bias=False)
     theirs.weight.data.copy_(ours[0].weight)
     start = ours[0].weight.detach().clone()
     mine = new_optimizer(ours, config(weight_decay=0.1), (Block,))
     other = torch.optim.Muon(theirs.parameters(), lr=0.01, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
-    for x in torch.randn(10, 3, 5):
+    for x in torch.randn(10, 3, sides[0]):
         for linear in (ours, theirs):
             linear(x).square().sum().backward()
         mine.step(0.01)
