@@ -1,8 +1,8 @@
 """A training step of the decoder's U-Net beside diffusers' conditional U-Net: `python -m benchmarks.decoder_step`.
 
 The two are one architecture here, to the parameter (35.1 M) and the operation: the paper's decoder with 64 channels
-instead of 512, 64 px, 81 context tokens of width 256; batch 2, hybrid loss, AdamW; each in processes of its own, in
-turn. Asked: 1.2 x as fast, less memory. Exit code 1 where a target is missed.
+instead of 512, 64 px, 81 context tokens of width 256; batch 2, hybrid loss, AdamW; steps in turn in one process,
+memory alone. Asked: 1.2 x as fast, less memory. Exit code 1 where a target is missed.
 """
 
 import sys

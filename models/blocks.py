@@ -4,18 +4,17 @@ B batch, N queries, S keys, L caption positions, W width, H heads, C channels, P
 """
 
 import math
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from models.config import CaptionEncoderConfig
 from models.norm import group_norm, norm_silu
 
 Module = TypeVar("Module", bound=nn.Module)
-MANY_SHARES = 1 << 18  # of a head, from which on they are not kept; not tuned: between maps of 16 x 16 and 32 x 32
+MANY_SHARES = 1 << 18  # of a head; not tuned: between maps of 16 x 16 and 32 x 32
 KeysValues = tuple[Tensor, Tensor]  # (B, H, S, W / H) each
 
 
@@ -57,41 +56,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tenso
     """softmax(q k^T / sqrt(d)) v, keys outside the mask left out: scaled_dot_product_attention wherever it is fast.
 
     q: (B, H, N, d); k, v: (B, H, S, d); mask: bool, broadcastable to (B, 1, N, S). Returns (B, H, N, d).
-    On a CPU, forward and backward in bf16 take it 1.8 to 8 times as long (1,105 to 38 keys) as the products written
-    out, so these are used there; a mask by key is one more dimension then, which costs next to nothing. Many
-    shares, which are more than all else that attention keeps, are computed again for the backward pass.
+    On a CPU, forward and backward in bf16 take it 2 to 4 times as long (337 to 77 keys) as the products written out,
+    so these are used there; a mask by key is one more dimension then, which costs next to nothing. Where many shares
+    would be kept for the backward pass, more than all else that attention keeps, it is as fast on two threads.
     """
-    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or not q.requires_grad:
+    slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and q.requires_grad
+    if not slow or q.shape[2] * k.shape[2] >= MANY_SHARES:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    if q.shape[2] * k.shape[2] < MANY_SHARES:
-        return products(q, k, v, mask)
-    again: Tensor = _Again.apply(q, k, v, mask)
-    return again
-
-
-def products(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Attention written out; shapes as in `attend`."""
     return scores(q * q.shape[-1] ** -0.5, k, mask).softmax(-1) @ v
-
-
-class _Again(torch.autograd.Function):
-    """`products`, computed again for the backward pass. Not torch's checkpoint: that imports the compiler, 155 MB."""
-
-    @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu")
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-        ctx.save_for_backward(q, k, v, mask)
-        return products(q, k, v, mask)
-
-    @staticmethod
-    @once_differentiable
-    @torch.amp.custom_bwd(device_type="cpu")
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        *inputs, mask = ctx.saved_tensors
-        q, k, v = (x.detach().requires_grad_() for x in inputs)
-        with torch.enable_grad():
-            made = products(q, k, v, mask)
-        return *torch.autograd.grad(made, (q, k, v), grad), None
 
 
 def scores(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:

@@ -12,11 +12,10 @@ from unclip.training.job import Batch, Loss
 from unclip.training.sam import ascended
 from unclip.training.schedule import learning_rate
 from unclip.training.seeds import step_seed
-from unclip.training.sharding import is_shared, local, whole
+from unclip.training.sharding import is_shared, whole
 from unclip.training.state import State
 
 Figures = dict[str, Tensor]
-NORM_EPS = 1e-6  # torch's
 
 
 def fit(
@@ -96,13 +95,15 @@ def gradients_of(model: nn.Module) -> list[Tensor]:
 
 def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
     """The norm of all gradients together, which are then scaled to at most `max_norm` (0: left as they are)."""
-    gradients = gradients_of(model)
-    kinds = [[grad for grad in gradients if is_shared(grad) == shared] for shared in (False, True)]
-    alike = kinds if all(kinds) else [gradients]  # norms of both kinds at once torch does not take
-    norms = [whole(nn.utils.get_total_norm(kind)) for kind in alike]
+    kinds: dict[bool, list[nn.Parameter]] = {}  # shared out or not: both at once torch does not take
+    for p in model.parameters():
+        if p.grad is not None:
+            kinds.setdefault(is_shared(p.grad), []).append(p)
+    norms = [whole(nn.utils.get_total_norm([p.grad for p in kind])) for kind in kinds.values()]
     norm = torch.stack(norms).norm() if len(norms) > 1 else norms[0]
     if max_norm:
-        torch._foreach_mul_([local(grad) for grad in gradients], (max_norm / (norm + NORM_EPS)).clamp(max=1))
+        for kind in kinds.values():
+            nn.utils.clip_grads_with_norm_(kind, max_norm, norm)
     return norm
 
 

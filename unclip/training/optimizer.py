@@ -32,8 +32,8 @@ class Muon:
     """Matrices and kernels move along their momentum with all singular values near one (Jordan et al. 2024).
 
     Steps have the size of Adam's, so `learning_rate` is one for both (Liu et al. 2025, §2.2). A kernel is seen as the
-    matrix of its output channels by all the rest. Matrices of one shape are worked on together: those of the decoder
-    of `shapes`, on a CPU, in 0.55 of the time of `torch.optim.Muon`, which takes one after the other, and no kernels.
+    matrix of its output channels by all the rest. Matrices of one shape are worked on together: the decoder of
+    `shapes` moves in 42 ms, with `torch.optim.Muon`, which takes one after the other and no kernels, in 66.
     """
 
     def __init__(self, parameters: dict[str, nn.Parameter], rest: Adam, config: TrainConfig) -> None:
