@@ -1,4 +1,4 @@
-"""What benchmarks beside a peer share: training steps of two networks, in turn, and what each takes alone."""
+"""What benchmarks beside a peer share: training steps of two networks in turn, and the memory of each alone."""
 
 import argparse
 import json
@@ -22,6 +22,7 @@ from benchmarks.overhead import machine
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = ROOT / ".tools" / "peers"
 SIDES = ("ours", "theirs")
+NUM_UNTIMED = 3  # steps whose memory is measured: the second one has an optimiser's state already
 
 Network = Callable[[], tuple[nn.Module, Callable[[], Tensor]]]  # a network, and its loss on a batch of its own
 
@@ -43,8 +44,12 @@ class Contest:
         parser.add_argument("--steps", type=int, default=15, help="of each, in turn; one of each goes before")
         parser.add_argument("--one", nargs=2, metavar=("WHAT", "PRECISION"), help="times, ours or theirs; fp32 or bf16")
         options = parser.parse_args()
+        if options.steps < 2:
+            parser.error(f"--steps must be >= 2, got {options.steps}")
         if options.one:
             what, precision = options.one
+            if what not in (*SIDES, "times") or precision not in self.asked:
+                parser.error(f"--one takes times, ours or theirs and {' or '.join(self.asked)}, got {what} {precision}")
             print(json.dumps(self.times(precision, options.steps) if what == "times" else self.peak(what, precision)))
             return 0
         self.prepare()
@@ -54,28 +59,31 @@ class Contest:
 
     def judge(self, precision: str, num_steps: int) -> int:
         """0 where ours is fast and small enough."""
-        took = self.in_process("times", precision, num_steps)
-        ours, theirs = (self.in_process(whose, precision, num_steps) for whose in SIDES)
+        took = self.in_process("times", precision, "--steps", str(num_steps))
+        ours, theirs = (self.in_process(whose, precision) for whose in SIDES)
         ratio, asked = took["theirs"] / took["ours"], self.asked[precision]
         print(
             f"{precision}: ours {took['ours']:.2f} s, {ours['peak_mb']:,.0f} MB, {ours['parameters'] / 1e6:.1f} M; "
             f"theirs {took['theirs']:.2f} s, {theirs['peak_mb']:,.0f} MB, {theirs['parameters'] / 1e6:.1f} M: "
-            f"{ratio:.2f} x as fast, {asked} asked",
+            f"{ratio:.2f} x as fast ({took['low']:.2f} to {took['high']:.2f} in half of the pairs), {asked} asked",
             flush=True,
         )
         return int(ratio < asked or ours["peak_mb"] >= theirs["peak_mb"])
 
-    def in_process(self, what: str, precision: str, num_steps: int) -> dict[str, float]:
+    def in_process(self, what: str, precision: str, *options: str) -> dict[str, float]:
         """One measurement in a process of its own, which finds the peer's libraries where it needs them."""
         path = os.pathsep.join([str(ROOT)] if what == "ours" else [str(ROOT), str(PEERS)])
-        command = [sys.executable, "-m", self.module, "--one", what, precision, "--steps", str(num_steps)]
+        command = [sys.executable, "-m", self.module, "--one", what, precision, *options]
         done = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
         if done.returncode:
             sys.exit(done.stderr)
         return dict(json.loads(done.stdout.splitlines()[-1]))
 
     def times(self, precision: str, num_steps: int) -> dict[str, float]:
-        """Median seconds of each one's steps, taken in turn in one process, so that both meet the same machine."""
+        """Median seconds of each one's steps, and the quartiles of how much longer theirs take than ours beside them.
+
+        They are taken in turn in one process, so that both meet the same machine.
+        """
         steps = {whose: self.training(whose, precision)[1] for whose in SIDES}
         took: dict[str, list[float]] = {whose: [] for whose in SIDES}
         for number in range(1 + num_steps):
@@ -83,7 +91,9 @@ class Contest:
                 began = time.perf_counter()
                 steps[whose]()
                 took[whose].append(time.perf_counter() - began)
-        return {whose: statistics.median(seconds[1:]) for whose, seconds in took.items()}
+        timed = {whose: seconds[1:] for whose, seconds in took.items()}
+        low, _, high = statistics.quantiles((b / a for a, b in zip(*timed.values(), strict=True)), n=4)
+        return {whose: statistics.median(seconds) for whose, seconds in timed.items()} | {"low": low, "high": high}
 
     def peak(self, whose: str, precision: str) -> dict[str, float]:
         """Megabytes that training adds to what libraries take, and parameters."""
@@ -92,7 +102,7 @@ class Contest:
         torch.optim.AdamW([torch.zeros(1)])  # imports torch's compiler, which a peer's library may have done already
         libraries_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         network, step = self.training(whose, precision)
-        for _ in range(3):
+        for _ in range(NUM_UNTIMED):
             step()
         return {
             "peak_mb": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - libraries_kb) / 1e3,
@@ -100,7 +110,7 @@ class Contest:
         }
 
     def training(self, whose: str, precision: str) -> tuple[nn.Module, Callable[[], None]]:
-        """A network and its training step; one optimiser, torch's, for both."""
+        """A network and its training step, with torch's AdamW on either side."""
         torch.manual_seed(0)
         network, loss = self.ours() if whose == "ours" else self.theirs()
         optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)

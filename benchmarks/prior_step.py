@@ -1,9 +1,9 @@
 """A training step of the diffusion prior beside DALLE2-pytorch's prior network: `python -m benchmarks.prior_step`.
 
 Both 512 wide, 6 deep, 8 heads, 77 caption tokens, batch 64, with AdamW and nothing dropped; steps in turn in one
-process, memory alone. Ours learns a caption encoder besides (its least, 64 wide and 1 deep), theirs is given encodings. Asked:
-1.3 x as fast in fp32, 1.2 x in bf16, less memory. The peer comes to `.tools/peers` from the package index, over the
-versions of our own environment. Exit code 1 where a target is missed.
+process, memory alone. Ours learns a caption encoder besides (its least, 64 wide and 1 deep), theirs is given
+encodings. Asked: 1.3 x as fast in fp32, 1.2 x in bf16, less memory. The peer comes to `.tools/peers` from the package
+index, over the versions of our own environment. Exit code 1 where a target is missed.
 """
 
 import subprocess

@@ -93,11 +93,12 @@ def test_attention_written_out_equals_the_fused_one(mask):
     torch.testing.assert_close(ours.float(), fused, atol=0.03, rtol=0.03)
 
 
-def test_the_shares_of_a_large_map_are_not_kept():
+@pytest.mark.parametrize("mask", [None, torch.arange(512)[None, None, None] < 500], ids=["none", "keys"])
+def test_the_shares_of_a_large_map_are_not_kept(mask):
     inputs = [random(1, 1, 512, 8, seed=i).bfloat16().requires_grad_() for i in range(3)]
     kept: list[int] = []
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.numel()) or x, lambda x: x):
-        attend(*inputs)
+        attend(*inputs, mask)
     assert max(kept) < 512 * 512
 
 
