@@ -35,4 +35,5 @@ def print_metrics(name: str, values: dict[str, Any]) -> None:
 def _number(value: float | None) -> str:
     if value is None:
         return "–"
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+    shown = round(value, 3) + 0.0  # no -0.000
+    return f"{shown:.3f}" if abs(shown) < 10 else f"{shown:.1f}"

@@ -20,9 +20,11 @@ err = Console(stderr=True, highlight=False)
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str] = ()) -> Table:
     """A table that fits a terminal; the columns in `numbers` are set to the right."""
     made = Table(title=title, title_justify="left", title_style="bold", header_style="bold", box=None, pad_edge=False)
-    made.collapse_padding = out.width < WIDE
+    is_narrow = made.collapse_padding = out.width < WIDE
     for column in columns:
-        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+        is_number = column in numbers
+        heading = column.replace(" ", "\n") if is_narrow and is_number else column  # as narrow as its numbers
+        made.add_column(heading, justify="right" if is_number else "left", overflow="fold")
     listed = list(rows)
     made.columns[0].min_width = min(max((len(row[0]) for row in listed), default=0), MAX_NAME)
     for row in listed:

@@ -132,5 +132,8 @@ def _override(values: Values, text: str) -> None:
             below = tree[str(name)] = {}
         tree = below
         values.places[where[: depth + 1]] = f"--set {path}"
-    tree[str(where[-1])] = yaml.safe_load(value)
+    try:
+        tree[str(where[-1])] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise ValueError(f"--set {path} must be a value as YAML has it, got '{value}'") from None
     values.places[where] = f"--set {path}"

@@ -43,6 +43,7 @@ def source(**settings):
         (["shrunk"], ["shrunken.yaml has no pipeline 'shrunk'; it has shrunken"]),
         (["shrunken", "--until", "embedd"], ["--until must be one of", "got 'embedd'"]),
         (["shrunken", "--set", "filter"], ["--set must be stage.field=value, got 'filter'"]),
+        (["shrunken", "--set", "seed=["], ["--set seed must be a value as YAML has it, got '['"]),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_allowed(unclip, arguments, parts):

@@ -1,0 +1,25 @@
+"""The tables of `unclip metrics`."""
+
+import io
+
+from rich.console import Console
+
+from flows import figures, terminal
+from flows.figures import print_metrics
+
+WIDTH = 80
+FIGURES = dict.fromkeys(figures.SHORT, 0.1234)
+EMBEDDINGS = dict.fromkeys(["cosine", "frechet", "diversity", "median_rank", "recall_at_1", "recall_at_5"], 0.5678)
+
+
+def test_every_figure_is_whole_on_a_terminal_of_80_columns(monkeypatch):
+    console = Console(file=io.StringIO(), width=WIDTH, highlight=False)
+    monkeypatch.setattr(figures, "out", console)
+    monkeypatch.setattr(terminal, "out", console)
+    priors = {"prior_diffusion": {**EMBEDDINGS, "diversity_within": -0.0001}}
+    print_metrics("shapes", {"num_captions": 240, "conditionings": {"prior_diffusion": FIGURES}, "priors": priors})
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= WIDTH
+    assert shown.count("0.123") == len(FIGURES)
+    assert shown.count("0.568") == len(EMBEDDINGS)
+    assert " 0.000" in shown
