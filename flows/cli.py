@@ -103,7 +103,7 @@ def show_plan(
 
 @app.command(rich_help_panel="Pipelines")
 def config(name: Name, overrides: Sets = [], file: File = FILE, as_json: Json = False) -> None:  # noqa: B006
-    """Print a pipeline with everything that it inherits or leaves to defaults. Example: unclip config emoji"""
+    """Print a pipeline with everything that it inherits or leaves to defaults. Example: unclip config shapes"""
     import yaml
 
     from flows.config import load_pipeline

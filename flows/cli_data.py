@@ -15,7 +15,9 @@ Clip = typer.Option("--clip", help="MODEL:WEIGHTS of open_clip, a folder with cl
 
 @app.command(rich_help_panel="Data")
 def embed(
-    source: Annotated[str, typer.Argument(help="A folder of images, or 'data/{000..099}.tar'", show_default=False)],
+    source: Annotated[
+        str, typer.Argument(help="A folder of images with captions, or 'data/{000..099}.tar'", show_default=False)
+    ],
     target: Annotated[Path, typer.Option("--out", help="The dump: made, or gone on with", show_default=False)],
     clip: Annotated[str, Clip],
     captions: Annotated[str | None, typer.Option(help="CSV: file,caption [default: SOURCE/captions.csv]")] = None,

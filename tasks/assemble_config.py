@@ -37,6 +37,8 @@ class AssembleConfig:
         if self.prior_sampler not in PRIOR_SAMPLERS:
             allowed = ", ".join(PRIOR_SAMPLERS)
             raise ValueError(f"assemble.prior_sampler must be one of {allowed}, got {self.prior_sampler!r}")
+        if self.prior_steps == 1 and self.prior_sampler != "analytic":  # every sampler ends on x0 itself
+            raise ValueError("assemble.prior_sampler has no effect at prior_steps 1: leave it out, or set more steps")
         for name in ("guidance", "prior_guidance"):
             if getattr(self, name) < 0:
                 raise ValueError(f"assemble.{name} must be >= 0, got {getattr(self, name)}")

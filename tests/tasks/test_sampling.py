@@ -52,3 +52,8 @@ def test_each_reaches_those_it_speaks_of(setting: str, value: float | str, told:
 def test_impossible_ones_are_refused(setting: str, value: float | str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(AssembleConfig(), **{setting: value})
+
+
+def test_a_sampler_of_a_single_step_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"assemble\.prior_sampler has no effect at prior_steps 1"):
+        AssembleConfig(prior_steps=1, prior_sampler="ddim")

@@ -37,7 +37,9 @@ def read_pairs(config: UrlsConfig) -> list[pa.Table]:
     """
     path = Path(config.path)
     if not path.is_file():
-        raise ValueError(f"source.urls.path: no file {path}")
+        raise ValueError(
+            f"source.urls.path: no file {path}: put a list of URLs and captions there, or --set source.urls.path=LIST"
+        )
     stat = path.stat()
     return _read(config, stat.st_mtime_ns, stat.st_size)
 

@@ -100,7 +100,7 @@ def clip_gradients(model: nn.Module, max_norm: float) -> Tensor:
         if p.grad is not None:
             kinds.setdefault(is_shared(p.grad), []).append(p)
     norms = [whole(nn.utils.get_total_norm([p.grad for p in kind])) for kind in kinds.values()]
-    norm = torch.stack(norms).norm() if len(norms) > 1 else norms[0]
+    norm = nn.utils.get_total_norm(norms)
     if max_norm:
         for kind in kinds.values():
             nn.utils.clip_grads_with_norm_(kind, max_norm, norm)
