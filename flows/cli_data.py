@@ -63,7 +63,7 @@ def search(
 @app.command(rich_help_panel="Data")
 def inspect(dump: Dump, as_json: Json = False) -> None:
     """A dump in figures, and whether every file is what it was. Example: unclip inspect dump"""
-    from unclip.data.dump import inspect_dump
+    from unclip.data.dump_figures import inspect_dump
 
     found = inspect_dump(dump)
     if as_json:

@@ -10,7 +10,8 @@ from tasks.clip_encoder import ClipEncoder, encoder_of
 from tasks.clip_files import load_clip, save_clip
 from unclip.artifact import Artifact
 from unclip.data.config import FolderConfig, ShardsConfig
-from unclip.data.dump import part_paths, search_dump
+from unclip.data.dump import part_paths
+from unclip.data.dump_queries import search_dump
 from unclip.runs import last_artifacts
 from unclip.store import Store
 

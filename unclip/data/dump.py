@@ -15,22 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from unclip.data.config import FolderConfig, IndexConfig, ShardsConfig
 from unclip.data.digests import file_digest
 from unclip.data.embed import Encoder, embed_shard
-from unclip.data.images import crop_square, open_rgb
-from unclip.data.index import build_index, search, write_index
+from unclip.data.index import build_index, write_index
 from unclip.data.rows import refusals
-from unclip.data.select import near_pairs
 from unclip.data.source_plan import shard_recipes
 from unclip.data.sources import folder_shard, foreign_shard, write_admissions
-from unclip.data.table import AGREEING, Floats, TableInfo, check_agree, read_part, unit
-
-DUPLICATE_COSINE = 0.9999
-PAIRS_SAMPLE = 2_000  # rows compared with each other for the histogram and duplicates
+from unclip.data.table import AGREEING, TableInfo, check_agree
 
 DumpSource = FolderConfig | ShardsConfig
 
@@ -209,97 +203,3 @@ def write_atomically(path: Path, record: Any) -> None:
     aside = path.with_name(f".{path.name}")
     aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
     os.replace(aside, path)
-
-
-def search_dump(dump: Path, encoder: Encoder, text: str | None, image: Path | None, k: int) -> list[dict[str, Any]]:
-    """The k rows whose images are nearest to a text or a picture: key, caption, file or address, shard, row, cosine.
-
-    Raises: ValueError when not exactly one of text and image is given, or the CLIP is not the table's.
-    """
-    if (text is None) == (image is None):
-        raise ValueError("search needs a text or an image, one of them")
-    if k < 1:
-        raise ValueError(f"k must be >= 1, got {k}")
-    part_paths(dump)
-    refuse_other_clip(dump, encoder)
-    keys, ids, cosines = search(dump, embed_query(encoder, text, image), k)
-    hits = [
-        keys.slice(int(i), 1).to_pylist()[0] | {"cosine": round(float(cosine), 6)}
-        for i, cosine in zip(ids[0], cosines[0], strict=True)
-        if i >= 0
-    ]
-    return [hit | {"url": url} for hit, url in zip(hits, urls_of(dump, hits), strict=True)]
-
-
-def urls_of(dump: Path, hits: list[dict[str, Any]]) -> list[str | None]:
-    """The file or address that each hit came from; None where the dump is being written and holds other rows now."""
-    found: dict[tuple[str, str], str] = {}
-    for shard in {hit["shard"] for hit in hits}:
-        path = dump / "parts" / f"{shard:06d}.rows.parquet"
-        if path.is_file():
-            wanted = [("key", "in", [hit["key"] for hit in hits if hit["shard"] == shard])]
-            rows = pq.read_table(path, columns=["key", "caption", "url"], filters=wanted).to_pylist()
-            found |= {(row["key"], row["caption"]): row["url"] for row in rows}
-    return [found.get((hit["key"], hit["caption"])) for hit in hits]
-
-
-def embed_query(encoder: Encoder, text: str | None, image: Path | None) -> Floats:
-    """The unit embedding (1, D) of a text or of a picture in a file."""
-    if text is not None:
-        return unit(encoder.encode_text(encoder.tokenize([text])))
-    assert image is not None
-    if not image.is_file():
-        raise ValueError(f"image must be an existing file, got {str(image)!r}")
-    try:
-        picture = open_rgb(image.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{image}: {error}") from None
-    pixels = np.array(crop_square(picture, encoder.image_px, encoder.interpolation))
-    return unit(encoder.encode_image(pixels[None]))
-
-
-def inspect_dump(dump: Path) -> dict[str, Any]:
-    """A dump in figures: rows, dimension, norms, CLIP scores, similarities, duplicates, disk; and what is wrong.
-
-    `problems` is empty when every file has its digest and every part is what it says.
-    """
-    parts = part_paths(dump)
-    infos = check_agree(parts)
-    norms = np.concatenate([pq.read_table(path, columns=["image_norm"])["image_norm"].to_numpy() for path in parts])
-    scores = np.concatenate([pq.read_table(path, columns=["clip_score"])["clip_score"].to_numpy() for path in parts])
-    sample = np.concatenate([read_part(path).image for path in parts])[:PAIRS_SAMPLE]
-    near = (sample @ sample.T)[np.triu_indices(len(sample), 1)]
-    counts, edges = np.histogram(near, bins=20, range=(-1, 1))
-    return {
-        "rows": len(norms),
-        "parts": len(parts),
-        "refused": refused(parts),
-        "clip": {name: getattr(infos[0], name) for name in AGREEING},
-        "image_norm": spread(norms),
-        "clip_score": spread(scores),
-        "similarity": {"edges": edges.round(2).tolist(), "counts": counts.tolist(), "rows_compared": len(sample)},
-        "duplicate_pairs": sum(1 for _ in near_pairs(sample, DUPLICATE_COSINE)),
-        "bytes": sum(path.stat().st_size for path in dump.rglob("*") if path.is_file()),
-        "problems": problems(dump),
-    }
-
-
-def spread(values: Floats) -> dict[str, float]:
-    """Least, mean and most."""
-    if not len(values):
-        return {}
-    return {"min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}
-
-
-def problems(dump: Path) -> list[str]:
-    """Files of the manifest that are missing or changed; a missing manifest is one too."""
-    path = dump / "manifest.json"
-    if not path.is_file():
-        return ["manifest.json is missing: the dump was not finished; run embed again"]
-    found = []
-    for name, digest in json.loads(path.read_text())["files"].items():
-        if not (dump / name).is_file():
-            found.append(f"{name} is missing")
-        elif file_digest(dump / name) != digest:
-            found.append(f"{name} has changed")
-    return found

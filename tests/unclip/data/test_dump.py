@@ -4,7 +4,9 @@ import pytest
 
 from tests.unclip.data.data_fixtures import TinyEncoder, sample, write_source
 from unclip.data.config import FolderConfig, ShardsConfig
-from unclip.data.dump import embed_dump, inspect_dump, only_writer, search_dump
+from unclip.data.dump import embed_dump, only_writer
+from unclip.data.dump_figures import inspect_dump
+from unclip.data.dump_queries import search_dump
 
 
 def quiet(*args, **figures):
