@@ -81,6 +81,11 @@ def test_the_report_is_one_page_that_loads_nothing(store, shared):
     assert loads and all(target.startswith(("data:", "#")) for target in loads)
 
 
+def test_metrics_of_another_name_say_which_there_are(ran, shared):
+    asked = shared("metrics", "nope")
+    assert asked.returncode == 2 and "holds no run of pipeline 'nope', but of shrunken" in " ".join(asked.stderr.split())
+
+
 def test_a_second_run_finds_everything_and_starts_nothing(ran, shared, store):
     runs = sorted((store.root / "runs").iterdir())
     log = (store.root / "prefect" / "server.log").stat().st_mtime_ns
