@@ -83,7 +83,8 @@ def test_the_report_is_one_page_that_loads_nothing(store, shared):
 
 def test_metrics_of_another_name_say_which_there_are(ran, shared):
     asked = shared("metrics", "nope")
-    assert asked.returncode == 2 and "holds no run of pipeline 'nope', but of shrunken" in " ".join(asked.stderr.split())
+    said = " ".join(asked.stderr.split())
+    assert asked.returncode == 2 and "holds no run of pipeline 'nope', but of shrunken" in said
 
 
 def test_a_second_run_finds_everything_and_starts_nothing(ran, shared, store):
