@@ -8,6 +8,7 @@ from models.clip import Clip, ClipSpec
 from models.config import ClipConfig, TextConfig, VisionConfig
 from tasks import embed, filter, index, score, select, source
 from tasks.clip_files import save_clip
+from tasks.config import ScoreStage
 from tasks.context import Context
 from unclip.artifact import Artifact
 from unclip.data.config import (
@@ -47,7 +48,7 @@ def clip(tmp_path):
 def test_every_drawn_row_reaches_the_index_or_has_a_reason(tmp_path, clip):
     shapes = ShapesConfig(num_samples=90, shard_size=60)
     shards = tuple(stage(tmp_path, source, shapes, shard)[0] for shard in (0, 1))
-    scores = tuple(stage(tmp_path, score, None, n, shards=(shards[n],))[0] for n in (0, 1))
+    scores = tuple(stage(tmp_path, score, ScoreStage(), n, shards=(shards[n],))[0] for n in (0, 1))
     filtered, counts = stage(tmp_path, filter, FilterConfig(), shards=shards, score=scores)
     parts = tuple(
         stage(tmp_path, embed, EmbedConfig(batch_size=32), n, shards=(shards[n],), clip=(clip,))[0] for n in (0, 1)

@@ -1,4 +1,4 @@
-"""Duplicates by decoded pixels, perceptual hash or the source's word; and the split that keeps them together."""
+"""Duplicates by pixels, perceptual hash or the source's word; which one is kept; the split that keeps them together."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -6,32 +6,10 @@ from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from unclip.data.config import FilterConfig
 
 Indices = NDArray[np.int64]
-HASH_SIDE = 8
-THUMB_SIDE = 32
-
-
-def _cosines() -> NDArray[np.float64]:
-    """The lowest HASH_SIDE rows of the discrete cosine transform (DCT-II) of THUMB_SIDE values."""
-    k, n = np.arange(HASH_SIDE)[:, None], np.arange(THUMB_SIDE)[None]
-    return np.cos(np.pi * k * (2 * n + 1) / (2 * THUMB_SIDE))
-
-
-COSINES = _cosines()
-
-
-def perceptual_hash(image: Image.Image) -> int:
-    """64 bits that change little with size, compression and brightness: signs of low frequencies about their median."""
-    thumb = image.convert("L").resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BILINEAR)
-    waves = COSINES @ np.asarray(thumb, np.float64) @ COSINES.T
-    values = waves.reshape(-1)
-    middle = (values.size - 1) // 2
-    bits = values > np.partition(values[1:], middle)[middle]  # the median of an odd number of values
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 class Groups:
@@ -92,13 +70,19 @@ def same_picture(digests: Sequence[bytes], hashes: NDArray[np.uint64], max_hammi
     return groups.firsts()
 
 
-def keeper(pictures: Indices, named_test: NDArray[np.bool_]) -> Indices:
-    """Of each row, the row of its group to keep: the first that the source calls test, else the first."""
-    best: dict[int, int] = {}
-    for row, group in enumerate(pictures.tolist()):
-        if group not in best or (named_test[row] and not named_test[best[group]]):
-            best[group] = row
-    return np.array([best[group] for group in pictures.tolist()], np.int64)
+def keeper(pictures: Indices, rank: NDArray[np.float64], named_test: NDArray[np.bool_] | None = None) -> Indices:
+    """Of each row, the row of its group to keep: of those that the source calls test, else of all, the highest rank.
+
+    Among equals the first. A rank that is not a number is the lowest.
+    """
+    lowest = np.where(np.isnan(rank), -np.inf, rank)
+    held_out = np.zeros(len(pictures), bool) if named_test is None else named_test
+    order = np.lexsort((np.arange(len(pictures)), -lowest, ~held_out))  # the last key counts first
+    _, group = np.unique(pictures, return_inverse=True)
+    best = np.full(len(pictures), -1, np.int64)
+    found, place = np.unique(group[order], return_index=True)
+    best[found] = order[place]
+    return best[group]
 
 
 def split_of(config: FilterConfig, group: bytes, named: set[str]) -> str:

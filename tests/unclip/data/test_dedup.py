@@ -4,7 +4,8 @@ import numpy as np
 from PIL import Image
 
 from unclip.data.config import FilterConfig
-from unclip.data.dedup import assign_splits, keeper, near_hashes, perceptual_hash, same_picture
+from unclip.data.dedup import assign_splits, keeper, near_hashes, same_picture
+from unclip.data.perceptual import perceptual_hash, sharpness
 
 
 def brute_force(hashes, max_hamming):
@@ -39,8 +40,21 @@ def test_near_pictures_join_through_a_third():
     assert same_picture([b"a", b"b", b"a", b"d"], hashes, None).tolist() == [0, 1, 0, 3]
 
 
-def test_of_duplicates_the_one_named_test_is_kept():
-    assert keeper(np.array([0, 0, 2, 2]), np.array([False, True, False, False])).tolist() == [1, 1, 2, 2]
+def test_of_duplicates_the_one_named_test_is_kept_whatever_its_rank():
+    named = np.array([False, True, False, False])
+    assert keeper(np.array([0, 0, 2, 2]), np.array([9.0, 1, 1, 1]), named).tolist() == [1, 1, 2, 2]
+
+
+def test_of_duplicates_the_highest_rank_is_kept_and_of_equals_the_first():
+    rank = np.array([1.0, 3, 3, np.nan, 0, np.nan])
+    assert keeper(np.array([7, 7, 7, 2, 2, 5]), rank).tolist() == [1, 1, 1, 4, 4, 5]
+
+
+def test_a_blurred_picture_is_less_sharp_and_a_flat_one_not_at_all():
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8))
+    small = noise.resize((16, 16), Image.Resampling.BILINEAR).resize((64, 64), Image.Resampling.BILINEAR)
+    assert sharpness(noise) > 10 * sharpness(small) > 0
+    assert sharpness(Image.new("L", (64, 64), 9)) == 0 == sharpness(Image.new("L", (2, 64)))
 
 
 def splits(config, size, named=None, groups=None):

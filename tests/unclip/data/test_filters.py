@@ -1,5 +1,7 @@
 """Facts about scores and the filter's policy."""
 
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,7 +9,9 @@ from PIL import Image
 
 from tests.unclip.data.data_fixtures import sample, write_source
 from unclip.data.config import FilterConfig
-from unclip.data.filters import Selection, filter_rows, score_picture, score_shard
+from unclip.data.filters import filter_rows
+from unclip.data.scores import score_picture, score_shard
+from unclip.data.selection import Selection
 from unclip.data.shards import ShardReader
 
 
@@ -16,9 +20,9 @@ def scores_of(tmp_path, samples):
 
 
 def run(config, scores):
-    selection = Selection.of(scores["key"].to_pylist(), np.zeros(len(scores), np.int32))
+    selection = Selection.of("filter", scores["key"].to_pylist(), np.zeros(len(scores), np.int32))
     kept = filter_rows(config, scores, selection)
-    return kept, {row["key"]: row["reason"] for row in selection.dropped}, selection
+    return kept, {row["key"]: row["reason"] for row in selection.dropped_rows().to_pylist()}, selection
 
 
 def changed(scores, name, row, value):
@@ -50,8 +54,8 @@ def test_the_funnel_adds_up_and_nothing_is_lost(tmp_path):
     samples = [sample(i, seed=i % 4, caption="same words" if i < 6 else None) for i in range(10)]
     kept, dropped, selection = run(FilterConfig(max_per_caption=2), scores_of(tmp_path, samples))
     steps = selection.funnel
-    assert all(step["rows_in"] - step["dropped"] == step["rows_out"] for step in steps)
-    assert steps[-1]["rows_out"] == len(kept) and len(kept) + len(dropped) == 10
+    assert all(now.rows_out == after.rows_in for now, after in pairwise(steps))
+    assert steps[0].rows_in == 10 and steps[-1].rows_out == len(kept) == 10 - len(dropped)
     assert sorted(set(dropped.values())) == ["duplicate", "frequent_caption"]
 
 

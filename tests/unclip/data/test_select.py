@@ -16,6 +16,7 @@ def candidates(tmp_path, image, splits, **columns):
     path = part(tmp_path / "p.parquet", image, **columns)
     keys = [sample_key(0, i) for i in range(len(splits))]
     table = {"key": keys, "shard": pa.array([0] * len(keys), pa.int32()), "split": splits}
+    table |= {"num_pixels": list(range(len(keys))), "sharpness": [1 / (1 + i) for i in range(len(keys))]}
     pq.write_table(pa.table(table), tmp_path / "kept.parquet")
     return Candidates([path], tmp_path / "kept.parquet")
 
@@ -25,7 +26,7 @@ def spread(size, seed=0):
 
 
 def dropped(selection):
-    return {int(row["key"][-2:]): row["reason"] for row in selection.dropped}
+    return {int(row["key"][-2:]): row["reason"] for row in selection.dropped_rows().to_pylist()}
 
 
 def test_everything_off_keeps_every_embedded_row(tmp_path):
@@ -40,7 +41,8 @@ def test_a_training_row_near_a_held_out_one_is_dropped_and_names_it(tmp_path):
     image[1] = image[4] + 0.01
     rows = candidates(tmp_path, image, ["train"] * 4 + ["test", "validation"])
     selection = select_rows(SelectConfig(max_leak_cosine=0.95), rows)
-    assert dropped(selection) == {1: "leak"} and sample_key(0, 4) in selection.dropped[0]["detail"]
+    assert dropped(selection) == {1: "leak"}
+    assert selection.dropped_rows()["near"].to_pylist() == [sample_key(0, 4)]
 
 
 def test_of_near_duplicates_in_training_the_first_stays(tmp_path):
