@@ -8,9 +8,10 @@ import pyarrow.parquet as pq
 
 from tasks.context import Context
 from unclip.data.filters import filter_rows
+from unclip.data.funnel import Step, source_steps
 from unclip.data.rows import OK
 from unclip.data.scores import read_scores
-from unclip.data.selection import Selection, Step, source_steps
+from unclip.data.selection import Selection
 
 
 def build(ctx: Context) -> dict[str, Any]:

@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 from tasks.context import Context
 from unclip.data.config import SelectConfig
 from unclip.data.evaluation_set import read_evaluation_set
+from unclip.data.funnel import read_funnel
 from unclip.data.select import Candidates, kept_table, select_rows
-from unclip.data.selection import read_funnel
 
 
 def build(ctx: Context) -> dict[str, Any]:

@@ -132,6 +132,7 @@ class DownloadConfig:
         require(0 <= self.min_success_fraction <= 1, "min_success_fraction", "in 0..1", self.min_success_fraction)
 
 
+UNKNOWN = "unknown"  # the language of a caption that nothing is sure of
 KEEP_PICTURE = ("first", "largest", "sharpest")
 KEEP_EMBEDDED = (*KEEP_PICTURE, "best_clip_score", "best_aesthetic")
 
@@ -145,8 +146,8 @@ class FilterConfig:
     min_std: float = 2.0  # of pixel values, 0..255: less is a flat picture
     min_words: int = 1
     min_chars: int = 3
-    languages: tuple[str, ...] | None = None  # of captions, as ISO 639-1 codes; None keeps all
-    min_language_prob: float = 0.0  # that a caption is in the likeliest of all languages; of two words it is low
+    languages: tuple[str, ...] | None = None  # of captions, as ISO 639 codes, or "unknown"; None keeps all
+    min_language_prob: float = 0.0  # below it a caption's language is unknown; of two words it is mostly below 0.3
     max_unsafe: float | None = None  # 0..1, where the source says it of its samples; 0.5 is usual
     max_watermark: float | None = None  # likewise; 0.8 is usual
     max_per_caption: int | None = None  # images with the same caption
@@ -179,8 +180,8 @@ class FilterConfig:
             value = getattr(self, name)
             require(value is None or 0 <= value <= 1, name, "in 0..1", value)
         languages = self.languages
-        codes = languages is None or (bool(languages) and all(len(c) == 2 and c.islower() for c in languages))
-        require(codes, "languages", "codes of two letters, such as [en, de]", languages)
+        codes = all(c == UNKNOWN or (len(c) in (2, 3) and c.isascii() and c.islower()) for c in languages or ())
+        require(codes and languages != (), "languages", f"codes such as [en, de], or {UNKNOWN}", languages)
         if languages is None and self.min_language_prob:
             raise ValueError(f"min_language_prob must be 0 without languages, got {self.min_language_prob}")
 

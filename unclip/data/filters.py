@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from unclip.data.config import FilterConfig
+from unclip.data.config import UNKNOWN, FilterConfig
 from unclip.data.dedup import Indices, assign_splits, keeper, same_picture
 from unclip.data.rows import OK
 from unclip.data.selection import Mask, Selection
@@ -68,13 +68,14 @@ def apply_policy(config: FilterConfig, scores: pa.Table, selection: Selection) -
 
 
 def drop_languages(config: FilterConfig, scores: pa.Table, selection: Selection) -> None:
-    """Drop the rows whose caption is not, or not surely enough, in a language of the policy."""
+    """Drop the rows whose caption is in no language of the policy."""
     if config.languages is None:
         return
-    languages, probs = scores["language"].to_pylist(), scores["language_prob"].to_numpy()
-    spoken = np.array([language in config.languages for language in languages], bool)
-    unsure = probs < config.min_language_prob
-    selection.drop("language", ~spoken | unsure, lambda i: f"{languages[i] or 'none'} {probs[i]:.2f}")
+    likeliest, probs = scores["language"].to_pylist(), scores["language_prob"].to_numpy()
+    unsure = (probs < config.min_language_prob) | (probs == 0)
+    told = [UNKNOWN if u else language for language, u in zip(likeliest, unsure.tolist(), strict=True)]
+    spoken = np.array([language in config.languages for language in told], bool)
+    selection.drop("language", ~spoken, lambda i: f"{told[i]}, likeliest {likeliest[i] or 'none'} {probs[i]:.2f}")
 
 
 def drop_above(name: str, most: float, score: NDArray[np.float64], selection: Selection) -> None:

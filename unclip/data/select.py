@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from unclip.data.config import SelectConfig
 from unclip.data.dedup import Groups, Indices, keeper
 from unclip.data.evaluation_set import EvaluationSet
-from unclip.data.selection import Mask, Selection, Step
+from unclip.data.funnel import Step
+from unclip.data.selection import Mask, Selection
 from unclip.data.table import Floats, check_agree, unit, vectors_of
 
 BLOCK_ROWS = 2048

@@ -1,8 +1,7 @@
-"""Rows on their way through a policy: which are still in; of each that is not, the reason; and the funnel of it all."""
+"""Rows on their way through a policy: which are still in, and of each that is not, the reason."""
 
-import json
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+
+from unclip.data.funnel import Step, write_funnel
 
 Mask = NDArray[np.bool_]
 DROPPED_SCHEMA = pa.schema(
@@ -21,25 +22,6 @@ DROPPED_SCHEMA = pa.schema(
         pa.field("near", pa.string()),  # the key of the row that it was too near to, where there is one
     ]
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Step:
-    """One line of a funnel: what a stage dropped for one reason of the rows that came to it."""
-
-    stage: str
-    reason: str
-    rows_in: int
-    dropped: int
-
-    @property
-    def rows_out(self) -> int:
-        """The rows that go on."""
-        return self.rows_in - self.dropped
-
-    def as_dict(self) -> dict[str, Any]:
-        """The line as JSON values."""
-        return {**asdict(self), "rows_out": self.rows_out}
 
 
 @dataclass
@@ -89,33 +71,5 @@ class Selection:
     def write(self, out: Path) -> dict[str, Any]:
         """Write `dropped.parquet` and `funnel.json`, which begins with the rows of the source; the counts of both."""
         pq.write_table(self.dropped_rows(), out / "dropped.parquet", compression="zstd")
-        lines = ",\n ".join(json.dumps(step.as_dict()) for step in self.funnel)
-        (out / "funnel.json").write_text(f"[{lines}]\n")
-        return {"refused": self.refused(), "funnel": by_stage(self.funnel)}
-
-
-def source_steps(stage: str, fates: Mapping[str, int], kept: str) -> list[Step]:
-    """The refusals of a source as steps, the most frequent first.
-
-    fates: rows by status; kept: the status of the rows that go on.
-    """
-    left, steps = sum(fates.values()), []
-    for reason, count in sorted(fates.items(), key=lambda item: (-item[1], item[0])):
-        if reason != kept:
-            steps.append(Step(stage=stage, reason=reason, rows_in=left, dropped=count))
-            left -= count
-    return steps
-
-
-def read_funnel(path: Path) -> list[Step]:
-    """The steps in a `funnel.json`."""
-    names = ("stage", "reason", "rows_in", "dropped")
-    return [Step(**{name: line[name] for name in names}) for line in json.loads(path.read_text())]
-
-
-def by_stage(steps: Iterable[Step]) -> dict[str, dict[str, int]]:
-    """How many rows each stage dropped for each reason."""
-    counts: dict[str, dict[str, int]] = {}
-    for step in steps:
-        counts.setdefault(step.stage, {})[step.reason] = step.dropped
-    return counts
+        write_funnel(out / "funnel.json", self.funnel)
+        return {"refused": self.refused()}
