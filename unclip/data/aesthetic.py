@@ -131,11 +131,12 @@ def load_head(folder: Path) -> Head:
     try:
         values: dict[str, Any] = json.loads((folder / "head.json").read_text())
         record, arrays = HeadRecord(**values), load_file(folder / "head.safetensors")
+        weight, bias = arrays["weight"].reshape(record.dimension), float(arrays["bias"][0])
     except FileNotFoundError as error:
         raise ValueError(f"{folder} must be a folder that `unclip fit-aesthetic` made: it has no head") from error
     except Exception as error:  # whatever safetensors or JSON say of a damaged file
         raise ValueError(f"{folder} holds a damaged head: {error}") from error
-    return Head(arrays["weight"], float(arrays["bias"][0]), record)
+    return Head(weight, bias, record)
 
 
 def require_same_clip(head: Head, info: TableInfo, where: str) -> None:

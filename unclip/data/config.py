@@ -153,7 +153,7 @@ class FilterConfig:
     max_per_caption: int | None = None  # images with the same caption
     drop_duplicates: bool = True  # pictures with the same decoded pixels: one is kept
     max_hamming: int | None = None  # of 64-bit perceptual hashes; 4 is usual
-    keep: str = "first"  # of duplicates, those named test apart: "first", "largest" or "sharpest"; of equals the first
+    keep: str = "first"  # of duplicates, those named test apart: "first", "largest" or "sharpest"
     validation_fraction: float = 0.02  # of duplicate groups, where the source does not say "test"
     test_fraction: float = 0.05  # of duplicate groups, where the source names no split
 

@@ -119,16 +119,20 @@ def filter_rows(config: FilterConfig, scores: pa.Table, selection: Selection) ->
             "shard": pa.array(selection.shard[rows], pa.int32()),
             "split": pa.array([splits[i] for i in rows], pa.string()),
             "num_pixels": pa.array(picture_rank("largest", scores)[rows].astype(np.int64)),
-            "sharpness": pa.array(picture_rank("sharpest", scores)[rows].astype(np.float32)),
+            "sharpness": scores["sharpness"].combine_chunks().take(pa.array(rows)),
         }
     )
 
 
 def picture_rank(keep: str, scores: pa.Table) -> NDArray[np.float64]:
-    """Of each row, how much it deserves to be the one of its duplicates that is kept; equal for "first"."""
-    if keep == "largest":
-        return scores["width"].to_numpy().astype(np.float64) * scores["height"].to_numpy()
-    return scores["sharpness"].to_numpy().astype(np.float64) if keep == "sharpest" else np.zeros(len(scores))
+    """Of each row, how much it deserves to be the one of its duplicates that is kept; equal for "first".
+
+    The sharpest has the most edges in all: a thumbnail has more a pixel than the picture that it was made of.
+    """
+    if keep == "first":
+        return np.zeros(len(scores))
+    num_pixels = scores["width"].to_numpy().astype(np.float64) * scores["height"].to_numpy()
+    return num_pixels if keep == "largest" else num_pixels * scores["sharpness"].to_numpy()
 
 
 def drop_duplicates(pictures: Indices, rank: NDArray[np.float64], named_test: Mask, selection: Selection) -> None:

@@ -64,7 +64,7 @@ class Candidates:
         columns: dict[str, NDArray[Any]] = {
             "first": np.zeros(len(self.keys)),
             "largest": self.num_pixels,
-            "sharpest": self.sharpness,
+            "sharpest": self.num_pixels * self.sharpness.astype(np.float64),  # as the filter's
             "best_clip_score": self.score,
             "best_aesthetic": self.aesthetic,
         }

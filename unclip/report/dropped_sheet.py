@@ -87,7 +87,7 @@ def write_lines(sheet: Image.Image, at: tuple[int, int], width_px: int, row: Dro
 
 
 def wrapped(text: str, width_px: int, num_lines: int) -> list[str]:
-    """The first lines of a text, each no wider than `width_px`, broken at spaces where it can be; cut with an ellipsis."""
+    """The first lines of a text, at most `width_px` wide each, broken at spaces if there are; then an ellipsis."""
     lines: list[str] = []
     rest = " ".join(text.split())
     while rest and len(lines) < num_lines:
