@@ -11,15 +11,12 @@ from unclip.data.filters import filter_rows
 from unclip.data.funnel import Step, source_steps
 from unclip.data.rows import OK
 from unclip.data.scores import read_scores
-from unclip.data.selection import Selection
 
 
 def build(ctx: Context) -> dict[str, Any]:
     """Write `kept.parquet`, `dropped.parquet` and `funnel.json`; the funnel begins with the rows of the source."""
-    scores, shard = read_scores([artifact.path / "scores.parquet" for artifact in ctx.inputs["score"]])
-    before = refused_steps(ctx)
-    selection = Selection.of("filter", scores["key"].to_pylist(), shard, before)
-    kept = filter_rows(ctx.config, scores, selection)
+    scores = read_scores(artifact.path / "scores.parquet" for artifact in ctx.inputs["score"])
+    selection, kept = filter_rows(ctx.config, scores, refused_steps(ctx))
     pq.write_table(kept, ctx.out / "kept.parquet", compression="zstd")
     splits = kept["split"].to_pylist()
     counts = {name: splits.count(name) for name in ("train", "validation", "test")}

@@ -127,7 +127,7 @@ def fill_select(out: Path, keys: list[str], num_test: int = 40) -> dict[str, Any
     pq.write_table(pa.table(kept | {"split": splits}), out / "kept.parquet")
     refused = Step(stage="source", reason="not a readable image", rows_in=ROWS + 3, dropped=3)
     low = Step(stage="select", reason="low_clip_score", rows_in=ROWS, dropped=0)
-    Selection.of("select", [], np.array([], np.int32), [refused, low]).write(out)
+    Selection.of("select", pa.array([], pa.string()), np.array([], np.int32), [refused, low]).write(out)
     return {}
 
 

@@ -1,9 +1,11 @@
 """The policy over the score columns of pixels and captions: which rows are kept, and why not the others.
 
-It reads scores only, so thresholds change without decoding anything again. Of rows that are alike the first counts
-where the policy names no other; so the order of the shards decides there, and nowhere else.
+It reads scores only, so thresholds change without decoding anything again. A shard is judged at a time; of each row
+about 80 bytes stay, for duplicates are looked for among all of them. Of rows that are alike the first counts where the
+policy names no other: there the order of the shards decides, and nowhere else.
 """
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,43 +14,64 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from unclip.data.config import UNKNOWN, FilterConfig
-from unclip.data.dedup import Indices, assign_splits, keeper, same_picture
+from unclip.data.dedup import TEST, Indices, assign_splits, keeper, number_of, place_of, same_group, same_picture
+from unclip.data.dense import SPLITS
+from unclip.data.funnel import Step
 from unclip.data.rows import OK
 from unclip.data.selection import Mask, Selection
 
+Doubles = NDArray[np.float64]
 
-@dataclass
-class Scores:
-    """Columns of numbers by name; floats where a score may be missing."""
 
-    table: pa.Table
+@dataclass(frozen=True)
+class Facts:
+    """What is known of every row for good, N of them, where all rows count for one."""
 
-    def __getitem__(self, name: str) -> NDArray[np.float64]:
-        column: NDArray[np.float64] = self.table[name].to_numpy()
-        return column
+    digest: NDArray[np.uint64]  # (N, 2), the first 16 bytes of the pixels' digest
+    hash: NDArray[np.uint64]
+    caption: NDArray[np.uint64]  # of its digest
+    group: NDArray[np.uint64]  # likewise; 0 of a row without one
+    place: NDArray[np.uint64]  # of unclip.data.dedup.place_of
+    named: NDArray[np.int8]  # the source's split as a place in SPLITS; -1 for none
+    num_pixels: NDArray[np.int64]
+    sharpness: NDArray[np.float32]
 
-    def source_score(self, name: str, setting: str) -> NDArray[np.float64]:
-        """A score that only some sources have; NaN for a row without.
+    @classmethod
+    def of(cls, table: pa.Table) -> "Facts":
+        """The facts of a shard's scores."""
+        digests, groups = table["pixel_digest"].to_pylist(), table["group"].to_pylist()
+        places = [place_of(d if g is None else g.encode()) for d, g in zip(digests, groups, strict=True)]
+        named = [SPLITS.index(name) if name in SPLITS else -1 for name in table["split"].to_pylist()]
+        width, height = table["width"].to_numpy(), table["height"].to_numpy()
+        return cls(
+            digest=np.frombuffer(b"".join(d[:16] for d in digests), np.uint64).reshape(-1, 2),
+            hash=table["perceptual_hash"].to_numpy(),
+            caption=np.array([number_of(caption) for caption in table["caption"].to_pylist()], np.uint64),
+            group=np.array([0 if g is None else number_of(g) for g in groups], np.uint64),
+            place=np.array(places, np.uint64),
+            named=np.array(named, np.int8),
+            num_pixels=width.astype(np.int64) * height,
+            sharpness=table["sharpness"].to_numpy(),
+        )
 
-        Raises: ValueError when no row has it.
+    @classmethod
+    def joined(cls, parts: list["Facts"]) -> "Facts":
+        """The facts of all shards, in their order."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
+
+    def rank(self, keep: str) -> Doubles:
+        """Of each row, how much it deserves to be the one of its duplicates that is kept; equal for "first".
+
+        The sharpest has the most edges in all: a thumbnail has more a pixel than the picture that it was made of.
         """
-        column = self.table[name]
-        if len(column) == column.null_count:
-            raise ValueError(
-                f"filter.{setting} needs the score '{name}', which no row of the source has: leave it out, or say "
-                f"with score.{name}_field which field of a sample's JSON holds it"
-            )
-        return np.asarray(pc.fill_null(column, float("nan")).to_numpy(), np.float64)
+        wide = self.num_pixels.astype(np.float64)
+        return wide if keep == "largest" else wide * self.sharpness if keep == "sharpest" else np.zeros(len(wide))
 
 
 def apply_policy(config: FilterConfig, scores: pa.Table, selection: Selection) -> None:
-    """Drop what the policy refuses of a row by itself, cheapest reason first; duplicates come after.
-
-    Raises: ValueError when it asks for a score that the source does not have.
-    """
-    column = Scores(scores)
-    width, height, std = column["width"], column["height"], column["std"]
-    words, chars = column["words"], column["chars"]
+    """Drop what the policy refuses of a row by itself, cheapest reason first; duplicates come after."""
+    names = ("width", "height", "std", "words", "chars")
+    width, height, std, words, chars = (scores[name].to_numpy() for name in names)
     short = np.minimum(width, height)
     aspect = np.maximum(width, height) / np.maximum(short, 1)
     selection.drop("undecodable", scores["status"].to_numpy() != OK, lambda i: "")
@@ -59,12 +82,16 @@ def apply_policy(config: FilterConfig, scores: pa.Table, selection: Selection) -
     selection.drop("few_words", words < config.min_words, lambda i: str(words[i]))
     selection.drop("short_caption", chars < config.min_chars, lambda i: str(chars[i]))
     drop_languages(config, scores, selection)
-    for name, setting, most in (
-        ("unsafe", "max_unsafe", config.max_unsafe),
-        ("watermark", "max_watermark", config.max_watermark),
-    ):
+    for name, most in given_limits(config):
+        column = pc.fill_null(scores[name], float("nan"))
+        drop_above(name, most, np.asarray(column.to_numpy(), np.float64), selection)
+
+
+def given_limits(config: FilterConfig) -> Iterator[tuple[str, float]]:
+    """The scores of the source's own that the policy asks for, with their limits."""
+    for name, most in (("unsafe", config.max_unsafe), ("watermark", config.max_watermark)):
         if most is not None:
-            drop_above(name, most, column.source_score(name, setting), selection)
+            yield name, most
 
 
 def drop_languages(config: FilterConfig, scores: pa.Table, selection: Selection) -> None:
@@ -78,67 +105,76 @@ def drop_languages(config: FilterConfig, scores: pa.Table, selection: Selection)
     selection.drop("language", ~spoken, lambda i: f"{told[i]}, likeliest {likeliest[i] or 'none'} {probs[i]:.2f}")
 
 
-def drop_above(name: str, most: float, score: NDArray[np.float64], selection: Selection) -> None:
+def drop_above(name: str, most: float, score: Doubles, selection: Selection) -> None:
     """Drop the rows whose score is above `most`, and those without one: nobody has looked at them."""
     selection.drop(name, ~(score <= most), lambda i: "no score" if np.isnan(score[i]) else f"{score[i]:.3f}")
 
 
-def cap_captions(config: FilterConfig, captions: list[str], selection: Selection) -> None:
-    """Of the rows still in with the same caption, drop all but the first `max_per_caption`."""
-    if config.max_per_caption is None:
-        return
-    seen: dict[str, int] = {}
-    bad = np.zeros(len(captions), bool)
-    for i in np.flatnonzero(selection.kept):
-        seen[captions[i]] = seen.get(captions[i], 0) + 1
-        bad[i] = seen[captions[i]] > config.max_per_caption
-    selection.drop("frequent_caption", bad, lambda i: captions[i])
+def judge(config: FilterConfig, tables: Iterable[pa.Table], before: Iterable[Step]) -> tuple[Selection, Facts]:
+    """The rows of all shards after what the policy says of each by itself, and what is known of them for good.
 
+    tables: the scores of each shard; before: the funnel that led to them.
 
-def filter_rows(config: FilterConfig, scores: pa.Table, selection: Selection) -> pa.Table:
-    """The rows kept by the whole policy: key, shard, split, and what a later choice among duplicates goes by.
-
-    In the order of the scores. Raises: ValueError when none is left; as `apply_policy`.
+    Raises: ValueError when the policy asks for a score that no row has.
     """
-    apply_policy(config, scores, selection)
-    captions, digests = scores["caption"].to_pylist(), scores["pixel_digest"].to_pylist()
-    named = scores["split"].to_pylist()
-    pictures = same_picture(digests, scores["perceptual_hash"].to_numpy(), config.max_hamming)
+    selections, facts, known = [], [], {name: 0 for name, _ in given_limits(config)}
+    for number, table in enumerate(tables):
+        selection = Selection.of("filter", table["key"].combine_chunks(), np.full(len(table), number, np.int32))
+        apply_policy(config, table, selection)
+        selections.append(selection)
+        facts.append(Facts.of(table))
+        known = {name: count + len(table) - table[name].null_count for name, count in known.items()}
+    for name in (name for name, count in known.items() if not count):
+        raise ValueError(
+            f"filter.max_{name} needs the score '{name}', which no row of the source has: leave it out, or say with "
+            f"score.{name}_field which field of a sample's JSON holds it"
+        )
+    return Selection.joined(selections, before), Facts.joined(facts)
+
+
+def filter_rows(
+    config: FilterConfig, tables: Iterable[pa.Table], before: Iterable[Step] = ()
+) -> tuple[Selection, pa.Table]:
+    """What the whole policy keeps: key, shard, split, and what a later choice among duplicates goes by.
+
+    In the order of the scores. Raises: ValueError when nothing is left; as `judge`.
+    """
+    selection, facts = judge(config, tables, before)
+    pictures = same_picture(facts.digest, facts.hash, config.max_hamming)
     if config.drop_duplicates:
-        named_test = np.array([name == "test" for name in named], bool)
-        drop_duplicates(pictures, picture_rank(config.keep, scores), named_test, selection)
-    cap_captions(config, captions, selection)
+        drop_duplicates(pictures, facts.rank(config.keep), facts.named == TEST, selection)
+    if config.max_per_caption is not None:
+        cap_captions(config.max_per_caption, facts.caption, selection)
     if not selection.kept.any():
         steps = ", ".join(f"{reason} {count}" for reason, count in selection.refused().items())
         raise ValueError(f"the filter keeps no row; dropped: {steps or 'nothing, there are no rows'}")
-    splits = assign_splits(config, pictures, digests, scores["group"].to_pylist(), named)
+    splits = assign_splits(config, same_group(pictures, facts.group), facts.place, facts.named)
     rows = np.flatnonzero(selection.kept)
-    return pa.table(
-        {
-            "key": pa.array([selection.keys[i] for i in rows], pa.string()),
-            "shard": pa.array(selection.shard[rows], pa.int32()),
-            "split": pa.array([splits[i] for i in rows], pa.string()),
-            "num_pixels": pa.array(picture_rank("largest", scores)[rows].astype(np.int64)),
-            "sharpness": scores["sharpness"].combine_chunks().take(pa.array(rows)),
-        }
-    )
+    columns = {
+        "key": selection.keys.take(pa.array(rows)),
+        "shard": pa.array(selection.shard[rows], pa.int32()),
+        "split": pa.array(SPLITS).take(pa.array(splits[rows])),
+        "num_pixels": pa.array(facts.num_pixels[rows]),
+        "sharpness": pa.array(facts.sharpness[rows]),
+    }
+    return selection, pa.table(columns)
 
 
-def picture_rank(keep: str, scores: pa.Table) -> NDArray[np.float64]:
-    """Of each row, how much it deserves to be the one of its duplicates that is kept; equal for "first".
-
-    The sharpest has the most edges in all: a thumbnail has more a pixel than the picture that it was made of.
-    """
-    if keep == "first":
-        return np.zeros(len(scores))
-    num_pixels = scores["width"].to_numpy().astype(np.float64) * scores["height"].to_numpy()
-    return num_pixels if keep == "largest" else num_pixels * scores["sharpness"].to_numpy()
-
-
-def drop_duplicates(pictures: Indices, rank: NDArray[np.float64], named_test: Mask, selection: Selection) -> None:
+def drop_duplicates(pictures: Indices, rank: Doubles, named_test: Mask, selection: Selection) -> None:
     """Of the rows still in that show one picture, drop all but one."""
     rows = np.flatnonzero(selection.kept)
     best = np.arange(len(pictures))
     best[rows] = rows[keeper(pictures[rows], rank[rows], named_test[rows])]
     others = best != np.arange(len(pictures))
-    selection.drop("duplicate", others, lambda i: f"of {selection.keys[best[i]]}", lambda i: selection.keys[best[i]])
+    selection.drop("duplicate", others, lambda i: f"of {selection.key(best[i])}", lambda i: selection.key(best[i]))
+
+
+def cap_captions(most: int, captions: NDArray[np.uint64], selection: Selection) -> None:
+    """Of the rows still in with the same caption, drop all but the first `most`."""
+    rows = np.flatnonzero(selection.kept)
+    order = np.argsort(captions[rows], kind="stable")
+    begins = np.concatenate([[True], np.diff(captions[rows][order]) != 0])[: len(rows)]
+    place = np.arange(len(rows)) - np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0))
+    bad = np.zeros(len(captions), bool)
+    bad[rows[order[place >= most]]] = True
+    selection.drop("frequent_caption", bad, lambda i: f"on more than {most}")

@@ -5,14 +5,13 @@ Nothing here depends on a threshold, so changing one decodes and scores nothing 
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 from PIL import Image
 
 from unclip.data.languages import language_of
@@ -97,16 +96,13 @@ def number_or_none(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def read_scores(paths: Iterable[Path]) -> tuple[pa.Table, NDArray[np.int32]]:
-    """The scores of all shards as one table, and the number of the shard of each row.
+def read_scores(paths: Iterable[Path]) -> Iterator[pa.Table]:
+    """The scores of each shard.
 
     Raises: ValueError when a file has other columns.
     """
-    tables = []
     for path in paths:
         table = pq.read_table(path)
         if table.schema.names != SCORES_SCHEMA.names:
             raise ValueError(f"{path} must have the columns {', '.join(SCORES_SCHEMA.names)}, has {table.schema.names}")
-        tables.append(table)
-    shard = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table) for table in tables])
-    return pa.concat_tables(tables), shard
+        yield table

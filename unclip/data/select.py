@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unclip.data.config import SelectConfig
-from unclip.data.dedup import Groups, Indices, keeper
+from unclip.data.dedup import TRAIN, Indices, joined, keeper, number_of
+from unclip.data.dense import SPLITS
 from unclip.data.evaluation_set import EvaluationSet
 from unclip.data.funnel import Step
 from unclip.data.selection import Mask, Selection
@@ -25,7 +27,7 @@ BLOCK_ROWS = 2048
 class Candidates:
     """The rows that the filter kept, joined to the table: `row` is -1 where a row was not embedded."""
 
-    def __init__(self, parts: Sequence[Path], filtered: Path, aesthetic: Sequence[Path] = ()) -> None:
+    def __init__(self, parts: Sequence[Path], filtered: Path, *, aesthetic: Sequence[Path] = ()) -> None:
         """parts: `part.parquet` in shard order; filtered: the filter's `kept.parquet`; aesthetic: a file a part.
 
         Raises: as `check_agree`.
@@ -33,36 +35,42 @@ class Candidates:
         check_agree(parts)
         table = pq.read_table(filtered)
         self.parts = parts
-        self.keys: list[str] = table["key"].to_pylist()
+        self.keys: pa.Array = table["key"].combine_chunks()
         self.shard: NDArray[np.int32] = table["shard"].to_numpy()
-        self.split = np.array(table["split"].to_pylist(), dtype=object)
+        self.split = np.asarray(pc.index_in(table["split"], pa.array(SPLITS)).to_numpy(), np.int8)  # place in SPLITS
         self.num_pixels, self.sharpness = table["num_pixels"].to_numpy(), table["sharpness"].to_numpy()
-        self.row = np.full(len(table), -1, np.int64)
+        self.row = np.full(len(table), -1, np.int32)
         self.score = np.full(len(table), np.nan, np.float32)
         self.aesthetic = np.full(len(table), np.nan, np.float32)
-        self.captions = [""] * len(table)
+        self.caption = np.zeros(len(table), np.uint64)  # of its digest
         self.rejected: dict[str, str] = {}  # why, by key
         for number, path in enumerate(parts):
             self._join(number, path, aesthetic[number] if aesthetic else None)
 
+    def __len__(self) -> int:
+        return len(self.keys)
+
     def _join(self, number: int, path: Path, aesthetic: Path | None) -> None:
         part = pq.read_table(path, columns=["key", "caption", "clip_score"])
-        place = {key: row for row, key in enumerate(part["key"].to_pylist())}
-        captions, score = part["caption"].to_pylist(), part["clip_score"].to_numpy()
-        rating = None if aesthetic is None else pq.read_table(aesthetic)["aesthetic"].to_numpy()
-        for i in np.flatnonzero(self.shard == number):
-            row = place.get(self.keys[i])
-            if row is not None:
-                self.row[i], self.score[i], self.captions[i] = row, score[row], captions[row]
-                self.aesthetic[i] = np.nan if rating is None else rating[row]
+        mine = np.flatnonzero(self.shard == number)
+        place = pc.index_in(self.keys.take(pa.array(mine)), part["key"].combine_chunks())
+        mine, row = mine[place.is_valid().to_numpy(zero_copy_only=False)], place.drop_null().to_numpy()
+        self.row[mine], self.score[mine] = row, part["clip_score"].to_numpy()[row]
+        self.caption[mine] = [number_of(plain(text)) for text in part["caption"].take(pa.array(row)).to_pylist()]
+        if aesthetic is not None:
+            self.aesthetic[mine] = pq.read_table(aesthetic)["aesthetic"].to_numpy()[row]
         rejects = path.with_name("rejects.parquet")
         if rejects.is_file():
             self.rejected |= {row["key"]: row["reason"] for row in pq.read_table(rejects).to_pylist()}
 
+    def key(self, row: int) -> str:
+        """The key of a row."""
+        return str(self.keys[row].as_py())
+
     def rank(self, keep: str) -> NDArray[np.float64]:
         """Of each row, how much it deserves to be the one of its duplicates that is kept; equal for "first"."""
         columns: dict[str, NDArray[Any]] = {
-            "first": np.zeros(len(self.keys)),
+            "first": np.zeros(len(self)),
             "largest": self.num_pixels,
             "sharpest": self.num_pixels * self.sharpness.astype(np.float64),  # as the filter's
             "best_clip_score": self.score,
@@ -111,8 +119,8 @@ def select_rows(
     Raises: ValueError when no training row is left.
     """
     selection = Selection.of("select", rows.keys, rows.shard, before)
-    selection.drop("not_embedded", rows.row < 0, lambda i: rows.rejected.get(rows.keys[i], ""))
-    train = rows.split == "train"
+    selection.drop("not_embedded", rows.row < 0, lambda i: rows.rejected.get(rows.key(i), ""))
+    train = rows.split == TRAIN
     if config.min_clip_score is not None:
         selection.drop("low_clip_score", ~(rows.score >= config.min_clip_score), lambda i: f"{rows.score[i]:.4f}")
     if config.min_aesthetic is not None:
@@ -142,7 +150,7 @@ def drop_leaks(max_cosine: float, rows: Candidates, train: Mask, selection: Sele
     found, cosine = nearest_of_part(rows, selection.kept & train, rows.images(held_out))
 
     def near(i: int) -> str:
-        return rows.keys[held_out[found[i]]]
+        return rows.key(held_out[found[i]])
 
     selection.drop("leak", cosine > max_cosine, lambda i: f"{cosine[i]:.4f} to {near(i)}", near)
 
@@ -164,7 +172,7 @@ def nearest_of_part(rows: Candidates, mine: Mask, others: Floats) -> tuple[Indic
 
     0 and -2 for rows that are not mine, and where there are no others.
     """
-    best, cosine = np.zeros(len(rows.keys), np.int64), np.full(len(rows.keys), -2, np.float32)
+    best, cosine = np.zeros(len(rows), np.int64), np.full(len(rows), -2, np.float32)
     for number in np.unique(rows.shard[mine]) if len(others) else ():
         some = np.flatnonzero(mine & (rows.shard == number))
         best[some], cosine[some] = nearest(rows.images(some), others)
@@ -178,39 +186,39 @@ def plain(caption: str) -> str:
 
 def drop_shared_captions(rows: Candidates, train: Mask, selection: Selection) -> None:
     """Drop training rows with the caption of a held-out row, capitals and outer space apart."""
-    captions = [plain(caption) for caption in rows.captions]
-    held_out = {captions[i]: rows.keys[i] for i in np.flatnonzero(selection.kept & ~train)}
-    shared = np.array([caption in held_out for caption in captions], bool)
+    held_out = np.flatnonzero(selection.kept & ~train)
+    named = dict(zip(rows.caption[held_out].tolist(), held_out.tolist(), strict=True))
+    shared = np.isin(rows.caption, rows.caption[held_out])
 
     def near(i: int) -> str:
-        return held_out[captions[i]]
+        return rows.key(named[int(rows.caption[i])])
 
     selection.drop("shared_caption", shared & train, lambda i: f"of {near(i)}", near)
 
 
 def drop_evaluation_captions(evaluation: EvaluationSet, rows: Candidates, train: Mask, selection: Selection) -> None:
     """Drop training rows with a caption of another evaluation set."""
-    captions = [plain(caption) for caption in rows.captions]
-    known = {plain(caption): place for place, caption in enumerate(evaluation.captions)}
-    shared = np.array([caption in known for caption in captions], bool)
+    named = {number_of(plain(caption)): place for place, caption in enumerate(evaluation.captions)}
+    shared = np.isin(rows.caption, np.array(list(named), np.uint64))
+
+    def place(i: int) -> int:
+        return named[int(rows.caption[i])]
 
     def detail(i: int) -> str:
-        return f"of {evaluation.name(known[captions[i]])}"
+        return f"of {evaluation.name(place(i))}"
 
-    selection.drop("evaluation_caption", shared & train, detail, lambda i: evaluation.keys[known[captions[i]]])
+    selection.drop("evaluation_caption", shared & train, detail, lambda i: evaluation.keys[place(i)])
 
 
 def drop_near_duplicates(max_cosine: float, keep: str, rows: Candidates, train: Mask, selection: Selection) -> None:
     """Of training images joined by cosines of at least `max_cosine`, drop all but the one that `keep` names."""
     mine = np.flatnonzero(selection.kept & train)
-    groups = Groups(len(mine))
-    for one, other in near_pairs(rows.images(mine), max_cosine):
-        groups.join(one, other)
-    best = np.arange(len(rows.keys))
-    best[mine] = mine[keeper(groups.firsts(), rows.rank(keep)[mine])]
+    pairs = np.array(list(near_pairs(rows.images(mine), max_cosine)), np.int64).reshape(-1, 2)
+    best = np.arange(len(rows))
+    best[mine] = mine[keeper(joined(len(mine), [pairs]), rows.rank(keep)[mine])]
 
     def near(i: int) -> str:
-        return rows.keys[best[i]]
+        return rows.key(best[i])
 
     selection.drop("near_duplicate", best != np.arange(len(best)), lambda i: f"of {near(i)}", near)
 
@@ -219,7 +227,7 @@ def drop_worst(fraction: float, rows: Candidates, train: Mask, selection: Select
     """Drop all training rows but the share with the best CLIP scores; at equal scores the first stay."""
     mine = np.flatnonzero(selection.kept & train)
     order = mine[np.argsort(-rows.score[mine], kind="stable")]
-    worst = np.zeros(len(rows.keys), bool)
+    worst = np.zeros(len(rows), bool)
     worst[order[max(1, round(fraction * len(mine))) :]] = True
     selection.drop("below_best", worst, lambda i: f"{rows.score[i]:.4f}")
 
@@ -228,9 +236,9 @@ def kept_table(rows: Candidates, selection: Selection) -> pa.Table:
     """key, shard, row (in that part), split of the rows kept, sorted by key."""
     kept = np.flatnonzero(selection.kept)
     columns = {
-        "key": pa.array([rows.keys[i] for i in kept], pa.string()),
+        "key": rows.keys.take(pa.array(kept)),
         "shard": pa.array(rows.shard[kept], pa.int32()),
         "row": pa.array(rows.row[kept], pa.int32()),
-        "split": pa.array(rows.split[kept].tolist(), pa.string()),
+        "split": pa.array(SPLITS).take(pa.array(rows.split[kept])),
     }
     return pa.table(columns).sort_by("key")

@@ -1,6 +1,6 @@
 """Rows on their way through a policy: which are still in, and of each that is not, the reason."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,20 @@ class Selection:
     """Rows on their way through a policy, and the steps behind them: those of earlier stages too."""
 
     stage: str
-    keys: list[str]
+    keys: pa.Array  # of strings
     shard: NDArray[np.int32]
     kept: Mask
     funnel: list[Step] = field(default_factory=list)
     dropped: list[pa.Table] = field(default_factory=list)  # of this stage, a table a step
 
     @classmethod
-    def of(cls, stage: str, keys: list[str], shard: NDArray[np.int32], before: Iterable[Step] = ()) -> "Selection":
+    def of(cls, stage: str, keys: pa.Array, shard: NDArray[np.int32], before: Iterable[Step] = ()) -> "Selection":
         """All rows, none dropped. before: the funnel that led to them."""
         return cls(stage=stage, keys=keys, shard=shard, kept=np.ones(len(keys), bool), funnel=list(before))
+
+    def key(self, row: int) -> str:
+        """The key of a row."""
+        return str(self.keys[row].as_py())
 
     def drop(
         self, reason: str, bad: Mask, detail: Callable[[int], str], near: Callable[[int], str] | None = None
@@ -49,11 +53,11 @@ class Selection:
         """
         before, rows = int(self.kept.sum()), np.flatnonzero(self.kept & bad)
         columns = {
-            "key": pa.array([self.keys[i] for i in rows], pa.string()),
+            "key": self.keys.take(pa.array(rows)),
             "shard": pa.array(self.shard[rows], pa.int32()),
             "reason": pa.array([reason] * len(rows), pa.string()),
-            "detail": pa.array([detail(int(i)) for i in rows], pa.string()),
-            "near": pa.array([near(int(i)) if near else None for i in rows], pa.string()),
+            "detail": pa.array((detail(int(i)) for i in rows), pa.string()),
+            "near": pa.array((near(int(i)) if near else None for i in rows), pa.string()),
         }
         self.dropped.append(pa.table(columns, schema=DROPPED_SCHEMA))
         self.kept[rows] = False
@@ -63,6 +67,27 @@ class Selection:
         """How many rows this stage dropped, by reason."""
         steps = (step for step in self.funnel if step.stage == self.stage and step.dropped)
         return {step.reason: step.dropped for step in sorted(steps, key=lambda step: step.reason)}
+
+    @classmethod
+    def joined(cls, parts: Sequence["Selection"], before: Iterable[Step]) -> "Selection":
+        """The rows of several selections by the same policy as one, none of them there twice."""
+        steps = (
+            Step(
+                stage=some[0].stage,
+                reason=some[0].reason,
+                rows_in=sum(step.rows_in for step in some),
+                dropped=sum(step.dropped for step in some),
+            )
+            for some in zip(*(part.funnel for part in parts), strict=True)
+        )
+        return cls(
+            stage=parts[0].stage,
+            keys=pa.concat_arrays([part.keys for part in parts]),
+            shard=np.concatenate([part.shard for part in parts]),
+            kept=np.concatenate([part.kept for part in parts]),
+            funnel=[*before, *steps],
+            dropped=[table for part in parts for table in part.dropped if len(table)],
+        )
 
     def dropped_rows(self) -> pa.Table:
         """The rows that this stage dropped, sorted by key."""

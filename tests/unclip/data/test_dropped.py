@@ -14,7 +14,6 @@ from unclip.data.filters import filter_rows
 from unclip.data.funnel import read_funnel, source_steps
 from unclip.data.rows import Row, sample_id
 from unclip.data.scores import read_scores, score_shard
-from unclip.data.selection import Selection
 from unclip.data.shards import ShardReader, row_of
 from unclip.data.sources import Admission, write_admissions
 from unclip.report.dropped_sheet import EMPTY, TILE_PX, dropped_sheet, wrapped, write_sheets
@@ -40,10 +39,9 @@ def lost(tmp_path):
     folders = [shard_with_refusals(tmp_path / str(n), n) for n in (0, 1)]
     for folder in folders:
         pq.write_table(score_shard(ShardReader(folder / "shard.tar")), folder / "scores.parquet")
-    scores, shard = read_scores([folder / "scores.parquet" for folder in folders])
     before = source_steps("download", {"ok": 12, "http_404": 4, "no_caption": 2}, "ok")
-    selection = Selection.of("filter", scores["key"].to_pylist(), shard, before)
-    filter_rows(FilterConfig(), scores, selection)
+    scores = read_scores(folder / "scores.parquet" for folder in folders)
+    selection, _ = filter_rows(FilterConfig(), scores, before)
     selection.write(tmp_path)
     losses = Losses(source="download", shards=folders, dropped={"filter": tmp_path / "dropped.parquet"})
     return read_funnel(tmp_path / "funnel.json"), losses

@@ -13,7 +13,6 @@ from unclip.data.config import FilterConfig
 from unclip.data.filters import filter_rows
 from unclip.data.images import png_bytes
 from unclip.data.scores import SCORES_SCHEMA, score_picture, score_shard
-from unclip.data.selection import Selection
 from unclip.data.shards import ShardReader
 
 
@@ -22,8 +21,7 @@ def scores_of(tmp_path, samples):
 
 
 def run(config, scores):
-    selection = Selection.of("filter", scores["key"].to_pylist(), np.zeros(len(scores), np.int32))
-    kept = filter_rows(config, scores, selection)
+    selection, kept = filter_rows(config, [scores])
     return kept, {row["key"]: row["reason"] for row in selection.dropped_rows().to_pylist()}, selection
 
 

@@ -22,7 +22,7 @@ def candidates(tmp_path, image, splits, ratings=None, **columns):
     rated = [tmp_path / "aesthetic.parquet"] if ratings else []
     for place in rated:
         pq.write_table(pa.table({"key": keys[: len(ratings)], "aesthetic": pa.array(ratings, pa.float32())}), place)
-    return Candidates([path], tmp_path / "kept.parquet", rated)
+    return Candidates([path], tmp_path / "kept.parquet", aesthetic=rated)
 
 
 def spread(size, seed=0):
