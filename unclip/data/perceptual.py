@@ -38,10 +38,17 @@ def sharpness(gray: Image.Image) -> float:
     edges += levels[1:-1, :-2]
     edges += levels[1:-1, 2:]
     edges -= 4 * levels[1:-1, 1:-1]
-    return deviation(edges.reshape(-1).astype(np.int64)) ** 2
+    wide = edges.reshape(-1).astype(np.int64)
+    return deviation(len(wide), int(wide.sum()), int(wide @ wide)) ** 2
 
 
-def deviation(values: NDArray[np.int64]) -> float:
-    """The standard deviation of whole numbers, from exact sums: BLAS threads cost more than they save here."""
-    total, squares = int(values.sum()), int(values @ values)
-    return math.sqrt(len(values) * squares - total**2) / len(values)
+def spread(image: Image.Image) -> float:
+    """The standard deviation of all values of an 8-bit picture, whatever its channels."""
+    counts = np.array(image.histogram()).reshape(-1, 256).sum(axis=0)
+    levels = np.arange(256)
+    return deviation(int(counts.sum()), int(counts @ levels), int(counts @ levels**2))
+
+
+def deviation(num: int, total: int, squares: int) -> float:
+    """The standard deviation of whole numbers: how many, their sum, and that of their squares; exact up to the root."""
+    return math.sqrt(num * squares - total**2) / num

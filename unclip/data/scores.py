@@ -9,13 +9,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
 from unclip.data.languages import language_of
-from unclip.data.perceptual import deviation, perceptual_hash, sharpness
+from unclip.data.perceptual import perceptual_hash, sharpness, spread
 from unclip.data.rows import OK
 from unclip.data.shards import ShardReader
 
@@ -71,7 +70,7 @@ def score_picture(image: Image.Image) -> dict[str, Any]:
     return {
         "width": image.width,
         "height": image.height,
-        "std": deviation(np.frombuffer(data, np.uint8).astype(np.int64)),
+        "std": spread(image),
         "sharpness": sharpness(gray),
         "pixel_digest": hashlib.sha256(f"{image.width}x{image.height}:".encode() + data).digest(),
         "perceptual_hash": perceptual_hash(gray),
