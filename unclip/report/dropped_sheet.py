@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
-from unclip.data.dropped import Dropped, Losses, samples
+from unclip.data.dropped import Dropped, Losses
 from unclip.data.shards import ShardReader
 
 NUM_SHOWN = 16
@@ -21,7 +21,7 @@ def write_sheets(losses: Losses, out: Path, seed: int = 0, reason: str | None = 
     """Write one PNG a stage and reason into `out`, in the order of the funnel; their paths."""
     out.mkdir(parents=True, exist_ok=True)
     paths = []
-    for (stage, why), rows in samples(losses.rows(reason), NUM_SHOWN, seed).items():
+    for (stage, why), rows in losses.samples(NUM_SHOWN, seed, reason).items():
         paths.append(out / f"{stage}-{why}.png")
         sheet = dropped_sheet(rows, picture_finder(losses.shards))
         sheet.quantize(256).save(paths[-1])  # a quarter of the bytes

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.unclip.data.data_fixtures import picture, sample
 from unclip.data.config import FilterConfig
-from unclip.data.dropped import Dropped, Losses, samples
+from unclip.data.dropped import Dropped, Losses, draw
 from unclip.data.filters import filter_rows
 from unclip.data.funnel import read_funnel, source_steps
 from unclip.data.rows import Row, sample_id
@@ -73,7 +73,7 @@ def named(number):
 
 def test_samples_are_drawn_by_the_seed_whatever_the_order():
     rows = [named(number) for number in range(200)]
-    drawn = [samples(some, 16, seed)["filter", "small"] for some, seed in ((rows, 0), (rows[::-1], 0), (rows, 1))]
+    drawn = [draw(some, 16, seed)["filter", "small"] for some, seed in ((rows, 0), (rows[::-1], 0), (rows, 1))]
     assert len(drawn[0]) == 16 and set(drawn[0]) == set(drawn[1]) != set(drawn[2])
 
 
