@@ -25,7 +25,7 @@ from tasks.config import (
     UpsamplerStage,
 )
 from tasks.evaluate_config import EvaluateConfig
-from unclip.data.config import DownloadConfig, EmbedConfig, FilterConfig, IndexConfig, SelectConfig
+from unclip.data.config import AestheticConfig, DownloadConfig, EmbedConfig, FilterConfig, IndexConfig, SelectConfig
 
 
 class Schedule(BaseModel):
@@ -75,7 +75,7 @@ LARGE_WIDTH = 1024  # of a prior, or of the decoder's lowest level: a billion pa
 
 
 class Pipeline(BaseModel):
-    """Every setting of a pipeline. A section a stage; `download` where the source is a URL list."""
+    """Every setting of a pipeline. A section a stage; `download` for a URL list, `aesthetic` by choice."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -90,6 +90,7 @@ class Pipeline(BaseModel):
     filter: FilterConfig = FilterConfig()
     clip: ClipStage
     embed: EmbedConfig = EmbedConfig()
+    aesthetic: AestheticConfig | None = None
     select: SelectConfig = SelectConfig()
     index: IndexConfig = IndexConfig()
     pca: PcaConfig = PcaConfig()
@@ -121,6 +122,8 @@ class Pipeline(BaseModel):
             yield "download", "is needed: the source is a URL list"
         if not self.source.urls and self.download is not None:
             yield "download", "has no effect: the source is not a URL list"
+        if self.select.needs_aesthetic and self.aesthetic is None:
+            yield "select", "needs the section aesthetic: {head: FOLDER} for min_aesthetic or keep: best_aesthetic"
         prior, decoder = self.prior_diffusion.network.num_steps, self.decoder.network.num_steps
         trained = {"prior": prior, "decoder": decoder, "mid": mid.num_steps, "top": top.num_steps}
         for name, most in trained.items():
