@@ -77,12 +77,19 @@ class Execution:
 
     def _make(self, step: Step, context: Context) -> Artifact:
         assert step.recipe is not None
+        parents = {name: tuple(a.key for a in artifacts) for name, artifacts in context.inputs.items()}
+
+        def fill(out: Path) -> dict[str, Any]:
+            metrics = run_stage(context, out)
+            parents.update({kind: tuple(a.key for a in made) for kind, made in context.pieces.items()})
+            return metrics
+
         build = Build(
             kind=step.stage.name,
             recipe=step.recipe,
-            parents={name: tuple(a.key for a in artifacts) for name, artifacts in context.inputs.items()},
+            parents=parents,
             resumes=step.stage.resumes,
-            fill=lambda out: run_stage(context, out),
+            fill=fill,
         )
         return self.graph.store.build(build)[0]
 
@@ -98,6 +105,7 @@ class Execution:
             shard=step.shard,
             planned=step.recipe.config if step.recipe else {},
             progress=progress,
+            store=self.graph.store,
         )
 
     def _reporter(self, stage: str, number: int, total: int) -> Callable[..., None]:

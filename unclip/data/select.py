@@ -1,10 +1,11 @@
 """The rows that embeddings let through: CLIP score, leaks into held-out rows, shared captions, near duplicates.
 
-Every search here is exact. A step that is off costs nothing. N rows, D dimensions.
+Leaks are searched for exactly. A step that is off costs nothing. N rows, D dimensions.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unclip.data.config import SelectConfig
-from unclip.data.dedup import Groups, Indices
+from unclip.data.dedup import Indices
 from unclip.data.filters import Selection
+from unclip.data.near_duplicates import near_groups, raw_rows
+from unclip.data.near_duplicates import near_pairs as near_pairs
 from unclip.data.table import Floats, check_agree, unit, vectors_of
 
 BLOCK_ROWS = 2048
@@ -23,11 +26,15 @@ Mask = NDArray[np.bool_]
 class Candidates:
     """The rows that the filter kept, joined to the table: `row` is -1 where a row was not embedded."""
 
-    def __init__(self, parts: Sequence[Path], filtered: Path) -> None:
-        """parts: `part.parquet` in shard order; filtered: the filter's `kept.parquet`. Raises: as `check_agree`."""
+    def __init__(self, parts: Sequence[Path], filtered: Path, work: Path | None = None) -> None:
+        """parts: `part.parquet` in shard order; filtered: the filter's `kept.parquet`; work: a folder for a while.
+
+        Raises: as `check_agree`.
+        """
         check_agree(parts)
         table = pq.read_table(filtered)
-        self.parts = parts
+        self.parts, self.work = parts, work
+        self.near_duplicates: dict[str, Any] = {}  # how they were searched for, once they were
         self.keys: list[str] = table["key"].to_pylist()
         self.shard: NDArray[np.int32] = table["shard"].to_numpy()
         self.split = np.array(table["split"].to_pylist(), dtype=object)
@@ -54,17 +61,6 @@ class Candidates:
             places = np.flatnonzero(self.shard[rows] == number)
             out[places] = vectors_of(self.parts[number], "image_embedding")[self.row[rows[places]]]
         return unit(out)
-
-
-def near_pairs(vectors: Floats, min_cosine: float) -> Iterator[tuple[int, int]]:
-    """Pairs i < j of unit vectors (N, D) whose cosine is at least `min_cosine`."""
-    for start in range(0, len(vectors), BLOCK_ROWS):
-        block = vectors[start : start + BLOCK_ROWS]
-        for first in range(start, len(vectors), BLOCK_ROWS):
-            one, other = np.nonzero(block @ vectors[first : first + BLOCK_ROWS].T >= min_cosine)
-            for i, j in zip((one + start).tolist(), (other + first).tolist(), strict=True):
-                if i < j:
-                    yield i, j
 
 
 def nearest(queries: Floats, vectors: Floats) -> tuple[Indices, Floats]:
@@ -121,11 +117,11 @@ def drop_shared_captions(rows: Candidates, train: Mask, selection: Selection) ->
 def drop_near_duplicates(max_cosine: float, rows: Candidates, train: Mask, selection: Selection) -> None:
     """Of training images joined by cosines of at least `max_cosine`, drop all but the first."""
     mine = np.flatnonzero(selection.kept & train)
-    groups = Groups(len(mine))
-    for one, other in near_pairs(rows.images(mine), max_cosine):
-        groups.join(one, other)
+    with raw_rows(rows.parts, rows.shard[mine], rows.row[mine], rows.work) as vectors:
+        found = near_groups(vectors, max_cosine, seed=0)
+    rows.near_duplicates = found.figures
     first = np.arange(len(rows.keys))
-    first[mine] = mine[groups.firsts()]
+    first[mine] = mine[found.firsts]
     selection.drop("near_duplicate", first != np.arange(len(first)), lambda i: f"of {rows.keys[first[i]]}")
 
 
