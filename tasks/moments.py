@@ -25,7 +25,12 @@ def moments_of(ctx: Context, part: Artifact, rows: Rows) -> Moments:
         "rows": (hashlib.sha256(rows.tobytes()).hexdigest(),),
     }
     write = partial(write_moments, part.path / "part.parquet", rows)
-    found = load_file(ctx.piece("moments", inputs, {}, write) / "moments.safetensors")
+    return read_moments(ctx.piece("moments", inputs, {}, write))
+
+
+def read_moments(folder: Path) -> Moments:
+    """What `write_moments` wrote."""
+    found = load_file(folder / "moments.safetensors")
     return Moments(int(found["count"]), found["mean"], found["scatter"])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unclip.data.config import IndexConfig
-from unclip.data.table import Floats, check_agree, unit, vectors_of
+from unclip.data.table import Floats, check_agree, unit, vectors_in, vectors_of
 
 NUM_QUERIES = 256
 NUM_RIVALS = 64  # rows of an exact search that are known: those of one cosine count as each other
@@ -28,8 +28,8 @@ def sampled(parts: Sequence[Path], column: str, counts: Sequence[int], most: int
     chosen = np.sort(np.random.default_rng(seed).choice(size, min(most, size), replace=False))
     starts = np.cumsum([0, *counts])
     blocks = [
-        vectors_of(path, column)[chosen[(chosen >= low) & (chosen < low + count)] - low]
-        for path, low, count in zip(parts, starts, counts, strict=False)
+        vectors[chosen[(chosen >= low) & (chosen < low + len(vectors))] - low]
+        for vectors, low in zip(vectors_in(parts, column), starts, strict=False)
     ]
     return unit(np.concatenate(blocks))
 
@@ -41,8 +41,8 @@ def exact_nearest(parts: Sequence[Path], queries: Floats, k: int) -> tuple[Float
     """
     best, ids = np.full((len(queries), 0), 0, np.float32), np.empty((len(queries), 0), np.int64)
     start = 0
-    for path in parts:
-        block = unit(vectors_of(path, "image_embedding"))
+    for vectors in vectors_in(parts, "image_embedding"):
+        block = unit(vectors)
         if len(block):
             cosines, places = faiss.knn(queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
             best, ids = np.concatenate([best, cosines], axis=1), np.concatenate([ids, places + start], axis=1)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from unclip.data.table import Floats, check_agree, unit, vectors_of
+from unclip.data.table import Floats, check_agree, unit, vectors_in
 
 Indices = NDArray[np.int64]
 Pairs = NDArray[np.int64]  # (M, 2)
@@ -33,6 +33,7 @@ MAX_BRANCHES = 32
 ROWS_PER_BRANCH = 128  # that a split is learned on
 ITERATIONS = 6  # of k-means
 SPLIT_BLOCK_ROWS = 2048
+TAKE_ROWS = 256  # each brings 64 kB of its neighbours into memory
 NUM_PROBES = 1000  # rows whose true pairs are counted, for the recall
 
 
@@ -54,10 +55,17 @@ class RawRows:
 
     def unit(self, rows: Indices | slice) -> Floats:
         """The vectors (len(rows), D) of some rows."""
-        found = unit(self._rows[rows])
+        if isinstance(rows, slice):
+            rows = np.arange(*rows.indices(len(self)))
+        found = np.empty((len(rows), self._rows.shape[1]), np.float16)
+        for start in range(0, len(rows), TAKE_ROWS):
+            np.take(self._rows, rows[start : start + TAKE_ROWS], axis=0, out=found[start : start + TAKE_ROWS])
+            self._give_back()
+        return unit(found)
+
+    def _give_back(self) -> None:
         if self._map is not None:
             self._map.madvise(mmap.MADV_DONTNEED)
-        return found
 
     def digests(self) -> NDArray[np.uint64]:
         """64 bits of each row that are the same for the same bytes."""
@@ -66,8 +74,7 @@ class RawRows:
             block = self._rows[start : start + SPLIT_BLOCK_ROWS]
             digest = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in block)
             out[start : start + len(block)] = np.frombuffer(digest, np.uint64)
-            if self._map is not None:
-                self._map.madvise(mmap.MADV_DONTNEED)
+            self._give_back()
         return out
 
 
@@ -92,9 +99,11 @@ def raw_rows(parts: Sequence[Path], shard: NDArray[Any], row: NDArray[Any], work
         file.truncate(2 * dimension * len(row))
         if len(row):
             out = np.memmap(file.name, np.float16, "r+", shape=(len(row), dimension))
-            for number in np.unique(shard):
+            numbers = np.unique(shard).tolist()
+            found = vectors_in([parts[number] for number in numbers], "image_embedding")
+            for number, vectors in zip(numbers, found, strict=True):
                 places = np.flatnonzero(shard == number)
-                out[places] = vectors_of(parts[number], "image_embedding")[row[places]]
+                out[places] = vectors[row[places]]
                 out._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
             del out
         yield RawRows(Path(file.name), dimension)
