@@ -1,7 +1,8 @@
 """What the data stages cost on tables of 10,000 to a million embeddings of 768: speed, growth with the rows, memory.
 
 `python -m benchmarks.scale [--rows 10000 100000 1000000] [--threads 2] [--clock wall] [--folder DIR]`: makes synthetic
-tables (4.3 GB in a folder that is removed at the end), then runs each stage on each table in a process of its own. Asked:
+tables in a folder that is removed at the end (10 GB of disk), then runs each stage on each in a process of its own.
+Asked:
 
 - table read >= 0.8 M rows/s, random gather >= 2 M rows/s, PCA moments >= 25k rows/s, near duplicates of a million rows
   within 10 minutes, on two cores; 0.95 of the pairs of near duplicates and 0.9 of the ten nearest found;
