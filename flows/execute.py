@@ -30,15 +30,16 @@ class Work:
 
     def do(self, progress: Callable[..., None] = silent) -> None:
         """Publish the artifact in the store, unless somebody has done so meanwhile."""
-        context = replace(self.context, progress=progress)
-        build = Build(
-            kind=context.stage,
-            recipe=self.recipe,
-            parents=self.parents,
-            resumes=self.resumes,
-            fill=lambda out: run_stage(context, out),
-        )
-        Store(self.store).build(build)
+        store, parents = Store(self.store), dict(self.parents)
+        context = replace(self.context, progress=progress, store=store, pieces={})
+
+        def fill(out: Path) -> dict[str, Any]:
+            metrics = run_stage(context, out)
+            parents.update({kind: tuple(a.key for a in made) for kind, made in context.pieces.items()})
+            return metrics
+
+        kind, resumes = context.stage, self.resumes
+        store.build(Build(kind=kind, recipe=self.recipe, parents=parents, resumes=resumes, fill=fill))
 
 
 Spread = Callable[[Sequence[Work]], Iterator[int]]  # does all the work; tells now and then how much of it is done

@@ -18,11 +18,12 @@ def build(ctx: Context) -> dict[str, Any]:
     parts = [artifact.path / "part.parquet" for artifact in ctx.inputs["embed"]]
     aesthetic = [artifact.path / "aesthetic.parquet" for artifact in ctx.inputs.get("aesthetic", ())]
     filtered = ctx.one("filter").path
-    rows = Candidates(parts, filtered / "kept.parquet", aesthetic=aesthetic)
+    rows = Candidates(parts, filtered / "kept.parquet", aesthetic=aesthetic, work=ctx.cache)
     evaluation = read_evaluation_set(Path(config.evaluation), parts[0]) if config.evaluation else None
     selection = select_rows(config, rows, read_funnel(filtered / "funnel.json"), evaluation)
     kept = kept_table(rows, selection)
     pq.write_table(kept, ctx.out / "kept.parquet", compression="zstd")
     splits = kept["split"].to_pylist()
     counts = {name: splits.count(name) for name in ("train", "validation", "test")}
-    return {"rows": len(rows), "kept": len(kept), **counts, **selection.write(ctx.out)}
+    near = {"near_duplicates": rows.near_duplicates} if rows.near_duplicates else {}
+    return {"rows": len(rows), "kept": len(kept), **counts, **near, **selection.write(ctx.out)}

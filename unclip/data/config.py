@@ -240,18 +240,22 @@ class AestheticConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
-    """The search index: exact below a size, inverted lists above."""
+    """The search index: its kind by the number of rows, or set; what each kind learns."""
 
-    kind: str = "auto"  # "flat", "ivf", or by the number of rows
+    kind: str = "auto"  # "flat", "ivf", "ivf_hnsw", "ivf_pq", or by the number of rows
     min_recall: float = 0.9  # recall@10 against exact search; below it the stage fails
-    num_probes: int | None = None  # lists searched ("ivf"); None: the fewest that reach min_recall
-    train_rows: int = 100_000  # the lists are learned on at most so many ("ivf")
+    num_probes: int | None = None  # lists searched; None: the fewest of 1, 2, 4, ... that reach min_recall
+    num_lists: int | None = None  # at most, with lists; None: by the number of rows
+    train_rows: int | None = None  # lists are learned on at most so many; None: 39 for each list
+    code_bytes: int | None = None  # of a row ("ivf_pq"); None: 64
 
     def __post_init__(self) -> None:
         """Raises: ValueError naming the field."""
-        require(self.kind in ("auto", "flat", "ivf"), "kind", "one of auto, flat, ivf", self.kind)
+        kinds = ("auto", "flat", "ivf", "ivf_hnsw", "ivf_pq")
+        require(self.kind in kinds, "kind", f"one of {', '.join(kinds)}", self.kind)
         require(0 <= self.min_recall <= 1, "min_recall", "in 0..1", self.min_recall)
-        require(self.num_probes is None or self.num_probes >= 1, "num_probes", ">= 1", self.num_probes)
-        require(self.train_rows >= 256, "train_rows", ">= 256", self.train_rows)
-        if self.kind == "flat" and self.num_probes is not None:
-            raise ValueError(f"num_probes must be null with kind 'flat', got {self.num_probes}")
+        for name, least in (("num_probes", 1), ("num_lists", 1), ("train_rows", 256), ("code_bytes", 1)):
+            value = getattr(self, name)
+            require(value is None or value >= least, name, f">= {least}", value)
+            if value is not None and (self.kind == "flat" or (name == "code_bytes" and self.kind != "ivf_pq")):
+                raise ValueError(f"{name} must be null with kind {self.kind!r}, got {value}")

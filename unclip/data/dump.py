@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from unclip.data.config import FolderConfig, IndexConfig, ShardsConfig
 from unclip.data.digests import file_digest
 from unclip.data.embed import Encoder, embed_shard
-from unclip.data.index import build_index, write_index
+from unclip.data.index import grow_index
 from unclip.data.rows import refusals
 from unclip.data.source_plan import shard_recipes
 from unclip.data.sources import folder_shard, foreign_shard, write_admissions
@@ -83,15 +83,14 @@ def only_writer(out: Path) -> Iterator[None]:
 def finish(out: Path, embedded: int) -> dict[str, Any]:
     """Build the index over all parts and write the manifest: what is where, with digests."""
     parts = part_paths(out)
-    built = build_index(IndexConfig(), parts, seed=0)
-    write_index(built, parts, out)
+    index = grow_index(IndexConfig(), parts, out, seed=0)
     files = [path for part in parts for path in files_of(part)] + sorted(p for p in out.glob("*.*") if p.is_file())
     names = [path.relative_to(out).as_posix() for path in files]
     manifest = {
         "rows": sum(info.num_rows for info in check_agree(parts)),
         "refused": refused(parts),
         "clip": {name: getattr(check_agree(parts[:1])[0], name) for name in AGREEING},
-        "index": built.figures,
+        "index": index,
         "files": {name: file_digest(out / name) for name in names if name != "manifest.json"},
     }
     write_atomically(out / "manifest.json", manifest)

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from unclip.data.digests import file_digest
 from unclip.data.dump import part_paths, refused
-from unclip.data.select import near_pairs
+from unclip.data.near_duplicates import near_pairs
 from unclip.data.table import AGREEING, Floats, check_agree, read_part
 
 DUPLICATE_COSINE = 0.9999

@@ -1,9 +1,9 @@
 """The rows that embeddings let through: CLIP score, aesthetics, leaks into held-out rows, near duplicates.
 
-A step that is off costs nothing. N rows, D dimensions.
+Leaks are searched for exactly. A step that is off costs nothing. N rows, D dimensions.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unclip.data.config import SelectConfig
-from unclip.data.dedup import TRAIN, Indices, joined, keeper, number_of
+from unclip.data.dedup import TRAIN, Indices, keeper, number_of
 from unclip.data.dense import SPLITS
 from unclip.data.evaluation_set import EvaluationSet
 from unclip.data.funnel import Step
+from unclip.data.near_duplicates import near_groups, raw_rows
 from unclip.data.selection import Mask, Selection
 from unclip.data.table import Floats, check_agree, unit, vectors_of
 
@@ -27,14 +28,19 @@ BLOCK_ROWS = 2048
 class Candidates:
     """The rows that the filter kept, joined to the table: `row` is -1 where a row was not embedded."""
 
-    def __init__(self, parts: Sequence[Path], filtered: Path, *, aesthetic: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, parts: Sequence[Path], filtered: Path, *, aesthetic: Sequence[Path] = (), work: Path | None = None
+    ) -> None:
         """parts: `part.parquet` in shard order; filtered: the filter's `kept.parquet`; aesthetic: a file a part.
+
+        work: a folder for a while.
 
         Raises: as `check_agree`.
         """
         check_agree(parts)
         table = pq.read_table(filtered)
-        self.parts = parts
+        self.parts, self.work = parts, work
+        self.near_duplicates: dict[str, Any] = {}  # how they were searched for, once they were
         self.keys: pa.Array = table["key"].combine_chunks()
         self.shard: NDArray[np.int32] = table["shard"].to_numpy()
         self.split = np.asarray(pc.index_in(table["split"], pa.array(SPLITS)).to_numpy(), np.int8)  # place in SPLITS
@@ -86,17 +92,6 @@ class Candidates:
             places = np.flatnonzero(self.shard[rows] == number)
             out[places] = vectors_of(self.parts[number], "image_embedding")[self.row[rows[places]]]
         return unit(out)
-
-
-def near_pairs(vectors: Floats, min_cosine: float) -> Iterator[tuple[int, int]]:
-    """Pairs i < j of unit vectors (N, D) whose cosine is at least `min_cosine`."""
-    for start in range(0, len(vectors), BLOCK_ROWS):
-        block = vectors[start : start + BLOCK_ROWS]
-        for first in range(start, len(vectors), BLOCK_ROWS):
-            one, other = np.nonzero(block @ vectors[first : first + BLOCK_ROWS].T >= min_cosine)
-            for i, j in zip((one + start).tolist(), (other + first).tolist(), strict=True):
-                if i < j:
-                    yield i, j
 
 
 def nearest(queries: Floats, vectors: Floats) -> tuple[Indices, Floats]:
@@ -213,9 +208,11 @@ def drop_evaluation_captions(evaluation: EvaluationSet, rows: Candidates, train:
 def drop_near_duplicates(max_cosine: float, keep: str, rows: Candidates, train: Mask, selection: Selection) -> None:
     """Of training images joined by cosines of at least `max_cosine`, drop all but the one that `keep` names."""
     mine = np.flatnonzero(selection.kept & train)
-    pairs = np.array(list(near_pairs(rows.images(mine), max_cosine)), np.int64).reshape(-1, 2)
+    with raw_rows(rows.parts, rows.shard[mine], rows.row[mine], rows.work) as vectors:
+        found = near_groups(vectors, max_cosine, seed=0)
+    rows.near_duplicates = found.figures
     best = np.arange(len(rows))
-    best[mine] = mine[keeper(joined(len(mine), [pairs]), rows.rank(keep)[mine])]
+    best[mine] = mine[keeper(found.firsts, rows.rank(keep)[mine])]
 
     def near(i: int) -> str:
         return rows.key(best[i])

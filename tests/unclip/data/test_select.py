@@ -8,7 +8,8 @@ import pytest
 from tests.unclip.data.data_fixtures import part
 from unclip.data.config import SelectConfig
 from unclip.data.evaluation_set import read_evaluation_set
-from unclip.data.select import Candidates, kept_table, near_pairs, nearest, select_rows
+from unclip.data.near_duplicates import near_pairs
+from unclip.data.select import Candidates, kept_table, nearest, select_rows
 from unclip.data.shards import sample_key
 from unclip.data.table import unit
 
