@@ -1,4 +1,4 @@
-"""The data team's verbs, without a pipeline: embed, search, inspect."""
+"""The data team's verb without a pipeline: embed. What is done with a dump then is in `flows.cli_dumps`."""
 
 import json
 from pathlib import Path
@@ -7,9 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import STORE, Json, StoreDir, app
-from flows.terminal import err, histogram, lost_rows, out, size, table
+from flows.terminal import err, lost_rows
 
-Dump = Annotated[Path, typer.Argument(help="A folder that `unclip embed` made", show_default=False)]
 Clip = typer.Option("--clip", help="MODEL:WEIGHTS of open_clip, a folder with clip.json, or a pipeline's CLIP")
 
 
@@ -40,42 +39,6 @@ def embed(
     print(json.dumps(manifest, indent=1) if as_json else f"{manifest['rows']} rows in {target}{lost}")
 
 
-@app.command(rich_help_panel="Data")
-def search(
-    dump: Dump,
-    text: Annotated[str | None, typer.Argument(help="What to look for", show_default=False)] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture to look for instead", show_default=False)] = None,
-    num: Annotated[int, typer.Option("-k", help="How many")] = 10,
-    clip: Annotated[Path | None, typer.Option(help="Another CLIP's folder [default: the dump's]")] = None,
-    as_json: Json = False,
-) -> None:
-    """The images of a dump nearest to a text or picture. Example: unclip search dump "a red circle" """
-    from tasks.dump import search as search_dump
-
-    found = search_dump(dump, clip, text, image, num)
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return
-    rows = [[f"{hit['cosine']:.3f}", hit["url"] or hit["key"], hit["caption"]] for hit in found]
-    out.print(table("", ["cosine", "picture", "caption"], rows, ["cosine"]))
-
-
-@app.command(rich_help_panel="Data")
-def inspect(dump: Dump, as_json: Json = False) -> None:
-    """A dump in figures, and whether every file is what it was. Example: unclip inspect dump"""
-    from unclip.data.dump_figures import inspect_dump
-
-    found = inspect_dump(dump)
-    if as_json:
-        print(json.dumps(found, indent=1))
-    else:
-        similar = found["similarity"]
-        found["similarity"] = f"{histogram(similar['counts'])}  -1 to 1, pairs of {similar['rows_compared']} rows"
-        out.print(table(str(dump), ["what", "value"], [[name, _shown(name, value)] for name, value in found.items()]))
-    if found["problems"]:
-        raise typer.Exit(1)
-
-
 def _bar() -> Any:
     from rich.progress import Progress
 
@@ -89,13 +52,3 @@ def _bar() -> Any:
             bar.stop()
 
     return report
-
-
-def _shown(name: str, value: Any) -> str:
-    if isinstance(value, int) and "bytes" in name:
-        return size(value)
-    if isinstance(value, dict):
-        return "  ".join(f"{key} {_shown(key, item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return "\n".join(map(str, value)) or "none"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

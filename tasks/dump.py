@@ -2,16 +2,12 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from tasks.captions import require_readable
 from tasks.clip import load_pretrained
 from tasks.clip_encoder import ClipEncoder, encoder_of
 from tasks.clip_files import load_clip, save_clip
 from unclip.artifact import Artifact
 from unclip.data.config import FolderConfig, ShardsConfig
-from unclip.data.dump import part_paths
-from unclip.data.dump_queries import search_dump
 from unclip.runs import last_artifacts
 from unclip.store import Store
 
@@ -42,18 +38,6 @@ def open_encoder(folder: Path, precision: str = "fp32", device: str = "cpu") -> 
     """The encoder of the CLIP in a folder."""
     clip = load_clip(Artifact("clip", "", folder, ""), device)
     return encoder_of(folder, clip, precision, device)
-
-
-def search(dump: Path, clip: Path | None, text: str | None, image: Path | None, num: int) -> list[dict[str, Any]]:
-    """What a dump holds nearest to a text or a picture; clip: the folder of another CLIP than the dump's.
-
-    Raises: ValueError as `search_dump`, and for a text that CLIP cannot read.
-    """
-    part_paths(dump)
-    encoder = open_encoder(clip or dump / "clip")
-    if text is not None:
-        require_readable([text], encoder.clip.tokenizer)
-    return search_dump(dump, encoder, text, image, num)
 
 
 def dump_source(source: str, captions: str | None) -> FolderConfig | ShardsConfig:

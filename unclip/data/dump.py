@@ -24,7 +24,7 @@ from unclip.data.index import build_index, write_index
 from unclip.data.rows import refusals
 from unclip.data.source_plan import shard_recipes
 from unclip.data.sources import folder_shard, foreign_shard, write_admissions
-from unclip.data.table import AGREEING, TableInfo, check_agree
+from unclip.data.table import AGREEING, UNKNOWN, TableInfo, check_agree
 
 DumpSource = FolderConfig | ShardsConfig
 
@@ -168,7 +168,9 @@ def refuse_other_clip(dump: Path, encoder: Encoder) -> None:
         return
     info: TableInfo = check_agree(part_paths(dump))[0]
     for name in AGREEING:
-        if name != "model" and getattr(info, name) != getattr(encoder, name):
+        if name == "model" or (name != "weights_digest" and getattr(info, name) == UNKNOWN):  # of an imported dump
+            continue
+        if getattr(info, name) != getattr(encoder, name):
             raise ValueError(
                 f"{dump} was made with {name} {getattr(info, name)}, the CLIP given has {getattr(encoder, name)}"
             )

@@ -17,12 +17,18 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Tokens = NDArray[np.int32]
 STORAGE = "float16 raw, little endian"
+EMBEDDED, IMPORTED = "embedded", "imported"
+UNKNOWN = "unknown"  # what an imported table does not say
+NOT_IMPORTED = ("image_sha256", "image_norm", "text_norm", "tokens")  # columns that an import cannot have
 AGREEING = ("model", "weights_digest", "preprocessing_digest", "tokenizer", "context", "dimension", "compute_type")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TableInfo:
-    """What a part says of itself, in the metadata of its schema. No times: equal work gives equal bytes."""
+    """What a part says of itself, in the metadata of its schema. No times: equal work gives equal bytes.
+
+    An imported part was embedded by another program: it lacks `NOT_IMPORTED`, and says "unknown" of what is not known.
+    """
 
     model: str
     weights_digest: str
@@ -35,6 +41,7 @@ class TableInfo:
     shard_digest: str  # of the shard whose samples are embedded
     num_rows: int
     storage_type: str = STORAGE
+    origin: str = EMBEDDED  # or IMPORTED; written only if so
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +94,11 @@ def part_schema(info: TableInfo) -> pa.Schema:
         ("caption", pa.string()),
         ("clip_score", pa.float32()),
     ]
+    if info.origin == IMPORTED:
+        columns = [(name, kind) for name, kind in columns if name not in NOT_IMPORTED]
     metadata = {field.name: str(getattr(info, field.name)) for field in fields(info)}
+    if info.origin == EMBEDDED:
+        del metadata["origin"]
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns], metadata=metadata)
 
 
@@ -165,7 +176,7 @@ def read_info(path: Path) -> TableInfo:
         raise ValueError(f"{path} is not a whole Parquet file: {error}") from error
     with file:
         schema, num_rows = file.schema_arrow, file.metadata.num_rows
-    said = {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
+    said = {"origin": EMBEDDED} | {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     missing = [field.name for field in fields(TableInfo) if field.name not in said]
     if missing:
         raise ValueError(f"{path} is no embedding table: its metadata lacks {', '.join(missing)}")
@@ -179,8 +190,13 @@ def read_info(path: Path) -> TableInfo:
 
 
 def read_part(path: Path) -> Part:
-    """A part with its embeddings at norm one. Raises: as `read_info`."""
+    """A part with its embeddings at norm one. Raises: as `read_info`; ValueError for an imported part."""
     info = read_info(path)
+    if info.origin == IMPORTED:
+        lacking = ", ".join(NOT_IMPORTED)
+        raise ValueError(
+            f"{path} was imported: it has no {lacking}; for what needs them, embed the pictures themselves"
+        )
     table = pq.read_table(path)
     return Part(
         info=info,
