@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import STORE, Json, StoreDir, app
-from flows.terminal import histogram, out, size, table
+from flows.terminal import histogram, lost_rows, out, size, table
 
 Dump = Annotated[Path, typer.Argument(help="A folder that `unclip embed` made", show_default=False)]
+Target = typer.Option("--out", help="A folder that is new or empty", show_default=False)
 Seed = Annotated[int, typer.Option(help="Which rows are drawn")]
 
 
@@ -60,17 +61,55 @@ def inspect(dump: Dump, seed: Seed = 0, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+@app.command(rich_help_panel="Data")
+def export(
+    dump: Dump,
+    target: Annotated[Path, Target],
+    layout: Annotated[str, typer.Option(help="clip-retrieval, or dense: arrays by image index")],
+    source: Annotated[Path | None, typer.Option(help="Where a dense export's tars lie now", show_default=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """A dump as other programs read it. Example: unclip export dump --out laid-out --layout clip-retrieval"""
+    from unclip.data.exports import export_dump
+
+    made = export_dump(dump, target, layout, source)
+    width = f", index width {made['index_width']}" if "index_width" in made else ""
+    print(
+        json.dumps(made, indent=1) if as_json else f"{made['rows']:,} rows in {made['files']} files in {target}{width}"
+    )
+
+
+@app.command("import", rich_help_panel="Data")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="A dump of clip-retrieval's", show_default=False)],
+    target: Annotated[Path, Target],
+    clip: Annotated[
+        str | None, typer.Option(help="The CLIP that made it: proved, and kept", show_default=False)
+    ] = None,
+    store: StoreDir = STORE,
+    as_json: Json = False,
+) -> None:
+    """A clip-retrieval dump, to be searched and inspected. Example: unclip import laid-out --out dump --clip shapes"""
+    from tasks.dump import import_with_clip
+
+    made = import_with_clip(folder, target, clip, store)
+    lost = f"; {lost_rows(made['refused'])}" if made["refused"] else ""
+    print(json.dumps(made, indent=1) if as_json else f"{made['rows']:,} rows in {target}{lost}")
+
+
 def verify_dump(dump: Path, sample: int, seed: int, source: Path | None, as_json: bool) -> None:
     """Print what is wrong with a dump, a line each; exit 1 if anything is. `unclip verify DUMP` comes here."""
     from dataclasses import asdict
 
-    from tasks.dump import open_encoder
     from unclip.data.dump_pictures import DumpPictures
     from unclip.data.verification import verify_dump as check
 
-    found = check(
-        dump, lambda precision: open_encoder(dump / "clip", precision), DumpPictures(dump, source), sample, seed
-    )
+    def open_own(precision: str) -> Any:
+        from tasks.dump import open_encoder  # torch: only where a row is embedded again
+
+        return open_encoder(dump / "clip", precision)
+
+    found = check(dump, open_own, DumpPictures(dump, source), sample, seed)
     if as_json:
         print(json.dumps(asdict(found), indent=1))
     else:
@@ -91,8 +130,9 @@ def _told(found: dict[str, Any]) -> list[list[str]]:
     rows = [
         ["rows", f"{found['rows']:,} in {_parts(found['parts'])}"],
         ["refused", refused or "none"],
+        ["origin", found["origin"]],
         ["dimension", str(clip["dimension"])],
-        ["CLIP", f"{clip['model']}, {clip['compute_type']}, weights {clip['weights_digest'][:12]}"],
+        ["CLIP", f"{clip['model']}, precision {clip['compute_type']}, weights {clip['weights_digest'][:12]}"],
         ["preprocessing", clip["preprocessing_digest"][:12]],
         ["tokenizer", f"{clip['tokenizer'][:30]}, context {clip['context']}, filled by {found['context_filled']:,}"],
         ["similarity", f"{histogram(similar['counts'])}  -1 to 1, pairs of {similar['rows_compared']:,} rows drawn"],

@@ -2,12 +2,15 @@
 
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 from tasks.clip import load_pretrained
 from tasks.clip_encoder import ClipEncoder, encoder_of
 from tasks.clip_files import load_clip, save_clip
 from unclip.artifact import Artifact
 from unclip.data.config import FolderConfig, ShardsConfig
+from unclip.data.imports import import_dump
 from unclip.runs import last_artifacts
 from unclip.store import Store
 
@@ -38,6 +41,15 @@ def open_encoder(folder: Path, precision: str = "fp32", device: str = "cpu") -> 
     """The encoder of the CLIP in a folder."""
     clip = load_clip(Artifact("clip", "", folder, ""), device)
     return encoder_of(folder, clip, precision, device)
+
+
+def import_with_clip(folder: Path, out: Path, clip: str | None, store: Path) -> dict[str, Any]:
+    """Import a clip-retrieval dump, with the CLIP that a name means if one is given; the manifest of what was made."""
+    if clip is None:
+        return import_dump(folder, out)
+    with TemporaryDirectory() as aside:
+        weights = clip_folder(clip, Store(store), Path(aside))
+        return import_dump(folder, out, open_encoder(weights), weights)
 
 
 def dump_source(source: str, captions: str | None) -> FolderConfig | ShardsConfig:

@@ -50,8 +50,11 @@ def pipeline_table(name: str, root: Path) -> tuple[Searchable, Path]:
     """
     store = Store(root)
     if not root.is_dir():
-        raise ValueError(f"{name} is no dump, and no pipeline: {root} is no store (--store names another)")
-    (index,) = last_artifacts(store, name, "index")
+        raise ValueError(f"{name} is no dump, and {root} is no store (--store names another)")
+    try:
+        (index,) = last_artifacts(store, name, "index")
+    except ValueError as error:
+        raise ValueError(f"{name} is no dump, and {error}") from None
     parts = parents(store, index, "embed", "embed")
     shards = [found for part in parts for found in parents(store, part, "shards", "source", "download")]
     (clip,) = parents(store, parts[0], "clip", "clip")

@@ -45,6 +45,7 @@ def inspect_dump(dump: Path, seed: int = 0) -> dict[str, Any]:
         "rows": sum(info.num_rows for info in infos),
         "parts": len(parts),
         "refused": refused(parts),
+        "origin": infos[0].origin,
         "clip": {name: getattr(infos[0], name) for name in AGREEING},
         **column_figures(parts, infos[0]),
         "exact_duplicates": repeated(digests_of(parts)) if infos[0].origin == EMBEDDED else None,

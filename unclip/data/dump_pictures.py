@@ -35,23 +35,34 @@ class DumpPictures:
         """The encoded picture of a row. Raises: ValueError when it is no longer there or no longer that picture."""
         path = self._parts[part]
         row = row_of_key(path, key)
-        record = json.loads(path.with_suffix(".json").read_text())
-        folder = self._source or Path(record["origin"].partition(" of ")[2])
-        if record["recipe"]["source"] == "folder":
-            place = inside(folder, row["url"] or "")
-            data = place.read_bytes() if place is not None and place.is_file() else None
-            name = f"{folder}/{row['url']}"
-        elif record["recipe"]["source"] == "shards":
-            tar = self._tar(folder, record["recipe"]["tar"])
+        tar = self.tar_of(path)
+        if tar is not None:
             data, name = self._of_tar(tar, key), f"the picture of {key} in {tar}"
         else:
-            raise ValueError(f"{path}: pictures of a source of kind {record['recipe']['source']} are not kept")
+            place = self._file_of(path, row["url"] or "")
+            data, name = place.read_bytes() if place.is_file() else None, str(place)
         if data is None:
             raise ValueError(f"{name} is missing")
         data = canonical(data)[0]
-        if hashlib.sha256(data).digest() != row["image_sha256"]:
+        if row["image_sha256"] not in (None, hashlib.sha256(data).digest()):  # an imported row has no digest
             raise ValueError(f"{name} is no longer the picture that was embedded")
         return data
+
+    def tar_of(self, part: Path) -> Path | None:
+        """The tar that a part was made from; None when it was made from files. Raises: ValueError when it is gone."""
+        record = json.loads(part.with_suffix(".json").read_text())
+        if record["recipe"]["source"] != "shards":
+            return None
+        return self._tar(self._source or folder_of(record), record["recipe"]["tar"])
+
+    def _file_of(self, part: Path, name: str) -> Path:
+        record = json.loads(part.with_suffix(".json").read_text())
+        if record["recipe"]["source"] == "imported":
+            return Path(name)
+        place = inside(self._source or folder_of(record), name)
+        if record["recipe"]["source"] != "folder" or place is None:
+            raise ValueError(f"{part}: its pictures were not kept")
+        return place
 
     def _tar(self, folder: Path, digest: str) -> Path:
         """The tar under a folder that has this digest; each is read once at most, and remembered between commands."""
@@ -85,6 +96,11 @@ class ShardPictures:
         if key not in reader.keys:
             raise ValueError(f"{reader.path} has no sample {key}")
         return reader.image_bytes(reader.keys.index(key))
+
+
+def folder_of(record: dict[str, Any]) -> Path:
+    """The folder of a part's source, out of the record beside the part: `pictures of /data`."""
+    return Path(record["origin"].partition(" of ")[2])
 
 
 def row_of_key(part: Path, key: str) -> dict[str, Any]:

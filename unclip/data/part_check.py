@@ -32,7 +32,7 @@ class SampledRow:
     key: str
     caption: str
     stored: dict[str, Floats]  # "image", "text": (D,)
-    tokens: list[int]
+    tokens: list[int] | None  # of an imported row, unknown
 
 
 class KeyMap:
@@ -129,11 +129,12 @@ class PartCheck:
     def _fate_problems(self, table: pa.Table, fates: dict[str, dict[str, Any]] | None) -> Iterator[Problem]:
         if fates is None:
             return
-        for row in table.select(["key", "sample_id", "image_sha256", "caption"]).to_pylist():
+        fields = [name for name in ("sample_id", "image_sha256", "caption") if name in table.column_names]
+        for row in table.select(["key", *fields]).to_pylist():
             if row["key"] not in fates:
                 yield Problem(self.name, "key", "of no row of the source", "one that was taken", row["key"])
                 continue
-            for field in ("sample_id", "image_sha256", "caption"):
+            for field in fields:
                 said = fates[row["key"]][field]
                 if row[field] != said:
                     yield Problem(self.name, field, shown(row[field]), f"{shown(said)}, as its row says", row["key"])
@@ -161,7 +162,8 @@ class PartCheck:
                 kind: matrix(one[f"{kind}_embedding"], self.info.dimension)[0].astype(np.float32)
                 for kind in ("image", "text")
             }
-            key, caption, tokens = (one[name][0].as_py() for name in ("key", "caption", "tokens"))
+            key, caption = one["key"][0].as_py(), one["caption"][0].as_py()
+            tokens = one["tokens"][0].as_py() if "tokens" in one.column_names else None
             self.sampled.append(SampledRow(self.name, self.number, before + row, key, caption, stored, tokens))
 
     def _unaccounted(self, fates: dict[str, dict[str, Any]]) -> Iterator[Problem]:
@@ -196,6 +198,8 @@ def row_problems(name: str, info: TableInfo, table: pa.Table) -> Iterator[Proble
         slack[kind] = HALF_STEP + 1e-5 + np.sqrt(info.dimension) * LEAST_STEP / norm  # relative
         for i in np.flatnonzero(is_bad):
             yield Problem(name, f"{kind}_embedding", "zero or not finite", "a finite vector, not zero", keys[i].as_py())
+        if f"{kind}_norm" not in table.column_names:  # of an imported part
+            continue
         stored = table[f"{kind}_norm"].to_numpy()
         for i in np.flatnonzero(~is_bad & ~(np.abs(stored - norm) <= slack[kind] * norm)):
             allowed = f"{norm[i]:.6g} to {slack[kind][i]:.2%}, as the vector has"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Tokens = NDArray[np.int32]
 STORAGE = "float16 raw, little endian"
+IMPORTED_STORAGE = "float16 as found, little endian"
 EMBEDDED, IMPORTED = "embedded", "imported"
 UNKNOWN = "unknown"  # what an imported table does not say
 NOT_IMPORTED = ("image_sha256", "image_norm", "text_norm", "tokens")  # columns that an import cannot have
@@ -159,6 +160,11 @@ def write_part(path: Path, rows: Embedded, info: TableInfo) -> None:
     table = pa.Table.from_arrays(columns, schema=schema)
     if len(table) != info.num_rows:
         raise ValueError(f"{path}: {len(table)} rows for a part of {info.num_rows}")
+    write_columns(path, table)
+
+
+def write_columns(path: Path, table: pa.Table) -> None:
+    """Write a table as a part is written: compressed, vectors split by byte."""
     split = [f"{name}.list.element" for name in ("image_embedding", "text_embedding")]
     pq.write_table(
         table, path, compression="zstd", use_dictionary=["caption"], use_byte_stream_split=split, store_schema=True
@@ -184,8 +190,9 @@ def read_info(path: Path) -> TableInfo:
     info = TableInfo(**values)
     if not schema.remove_metadata().equals(part_schema(info).remove_metadata()):
         raise ValueError(f"{path}: its columns are not those of an embedding table of dimension {info.dimension}")
-    if info.num_rows != num_rows or info.storage_type != STORAGE:
-        raise ValueError(f"{path} says {info.num_rows} rows of {info.storage_type}, has {num_rows} of {STORAGE}")
+    storage = STORAGE if info.origin == EMBEDDED else IMPORTED_STORAGE
+    if info.num_rows != num_rows or info.storage_type != storage:
+        raise ValueError(f"{path} says {info.num_rows} rows of {info.storage_type}, has {num_rows} of {storage}")
     return info
 
 

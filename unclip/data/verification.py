@@ -20,7 +20,7 @@ from unclip.data.embedded_again import embedded_again
 from unclip.data.part_check import KeyMap, PartCheck, SampledRow
 from unclip.data.problems import Problem, name_in
 from unclip.data.spreads import drawn_rows
-from unclip.data.table import AGREEING, TableInfo, read_info, storable, unit
+from unclip.data.table import AGREEING, UNKNOWN, TableInfo, read_info, storable, unit
 
 MAX_LINES = 5  # of one kind about one file; the rest are counted
 NUM_NEAREST, TIE = 10, 1e-4  # rows that an index is asked for; cosines of repeated pictures differ by less
@@ -81,6 +81,7 @@ def verify_dump(
         problems += [*keys.left(), *index_problems(dump, whole, num_rows)]
     if rows:
         problems += embedded_again(dump, rows, open_encoder, read)
+        rows = [row for row in rows if infos[parts[row.part]].weights_digest != UNKNOWN]
     return Verdict(num_rows, len(parts), len(rows), problems)
 
 
