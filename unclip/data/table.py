@@ -164,11 +164,15 @@ def write_part(path: Path, rows: Embedded, info: TableInfo) -> None:
 
 
 def write_columns(path: Path, table: pa.Table) -> None:
-    """Write a table as a part is written: compressed, vectors split by byte."""
-    split = [f"{name}.list.element" for name in ("image_embedding", "text_embedding")]
-    pq.write_table(
-        table, path, compression="zstd", use_dictionary=["caption"], use_byte_stream_split=split, store_schema=True
-    )
+    """Write a table as a part is written: all but the vectors compressed.
+
+    DuckDB 2.0 does not read float16 split by byte (15% smaller); plain float16 hardly compresses and reads 1.7 times as
+    fast if it is not.
+    """
+    leaves = {name: f"{name}.list.element" for name in ("image_embedding", "text_embedding", "tokens")}
+    names = [leaves.get(name, name) for name in table.column_names]
+    compression = {name: "none" if "embedding" in name else "zstd" for name in names}
+    pq.write_table(table, path, compression=compression, use_dictionary=["caption"], store_schema=True)
 
 
 def read_info(path: Path) -> TableInfo:
