@@ -21,20 +21,29 @@ def embed(
     clip: Annotated[str, Clip],
     captions: Annotated[str | None, typer.Option(help="CSV: file,caption [default: SOURCE/captions.csv]")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16: autocast")] = "fp32",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda:0,cuda:1, ... [default: the first GPU, or cpu]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode; 0: threads [default: one a core from five cores]")
+    ] = None,
     store: StoreDir = STORE,
     as_json: Json = False,
 ) -> None:
     """Embed images and captions to Parquet and FAISS. Example: unclip embed photos --out dump --clip shapes"""
     from tempfile import TemporaryDirectory
 
-    from tasks.dump import clip_folder, dump_source, open_encoder
-    from unclip.data.dump import embed_dump
+    from tasks.dump import clip_folder, default_workers, dump_source, engine_of, known_devices
+    from unclip.data.config import EmbedConfig
+    from unclip.data.dump import fill_dump
     from unclip.store import Store
 
+    num_workers = default_workers() if workers is None else workers
+    config = EmbedConfig(batch_size=batch_size, precision=precision, workers=num_workers)
     wanted = dump_source(source, captions)
     with TemporaryDirectory() as aside:
         folder = clip_folder(clip, Store(store), Path(aside))
-        manifest = embed_dump(wanted, target, open_encoder(folder), folder, batch_size, _bar())
+        engine = engine_of(folder, config, device.split(",") if device else known_devices()[:1])
+        manifest = fill_dump(wanted, target, engine, folder, _bar())
     lost = f"; {lost_rows(manifest['refused'])}: see {target}/parts" if manifest["refused"] else ""
     print(json.dumps(manifest, indent=1) if as_json else f"{manifest['rows']} rows in {target}{lost}")
 

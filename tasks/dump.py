@@ -1,19 +1,26 @@
 """The data team's dump outside a pipeline: which CLIP, which source."""
 
+import os
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import torch
+
 from tasks.clip import load_pretrained
-from tasks.clip_encoder import ClipEncoder, encoder_of
+from tasks.clip_encoder import ClipEncoder, encoder_of, facts_of
 from tasks.clip_files import load_clip, save_clip
 from unclip.artifact import Artifact
-from unclip.data.config import FolderConfig, ShardsConfig
+from unclip.data.config import EmbedConfig, FolderConfig, ShardsConfig
+from unclip.data.dump_engine import Engine
 from unclip.data.imports import import_dump
 from unclip.runs import last_artifacts
 from unclip.store import Store
 
+FEW_CORES = 4  # decoding in threads keeps up with decoding in processes: docs/benchmarks.md
 LISTS = (".csv", ".parquet", ".jsonl")
 
 
@@ -50,6 +57,38 @@ def import_with_clip(folder: Path, out: Path, clip: str | None, store: Path) -> 
     with TemporaryDirectory() as aside:
         weights = clip_folder(clip, Store(store), Path(aside))
         return import_dump(folder, out, open_encoder(weights), weights)
+
+
+def open_beside(folder: Path, precision: str, device: str, num_beside: int) -> ClipEncoder:
+    """The encoder in one of so many processes, with its share of the cores."""
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_beside))
+    return open_encoder(folder, precision, device)
+
+
+def engine_of(folder: Path, config: EmbedConfig, devices: Sequence[str]) -> Engine:
+    """What embeds with the CLIP in a folder: one process a device. Raises: ValueError for a device not there."""
+    for device in devices:
+        require_device(device)
+    openers = tuple(partial(open_beside, folder, config.precision, device, len(devices)) for device in devices)
+    num_workers = -(-config.workers // len(devices))
+    return Engine(facts_of(folder, config.precision), openers, config.batch_size, num_workers)
+
+
+def require_device(name: str) -> None:
+    """Raises: ValueError when there is no such device here."""
+    if name not in (*known_devices(), *(["cuda"] if torch.cuda.is_available() else [])):
+        raise ValueError(f"--device must name devices of this machine: {', '.join(known_devices())}; got '{name}'")
+
+
+def known_devices() -> list[str]:
+    """The devices of this machine, the ones to prefer first."""
+    return [*(f"cuda:{number}" for number in range(torch.cuda.device_count())), "cpu"]
+
+
+def default_workers() -> int:
+    """How many processes decode where nobody says: none on a few cores, where threads do as well."""
+    cores = len(os.sched_getaffinity(0))
+    return 0 if cores <= FEW_CORES else cores
 
 
 def dump_source(source: str, captions: str | None) -> FolderConfig | ShardsConfig:

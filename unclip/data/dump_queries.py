@@ -13,7 +13,7 @@ from unclip.data.contact_sheet import Tile, contact_sheet
 from unclip.data.dump import part_paths, refuse_other_clip, rows_path
 from unclip.data.dump_pictures import DumpPictures, ReadPicture
 from unclip.data.embed import Encoder
-from unclip.data.images import crop_square, open_rgb
+from unclip.data.images import open_rgb
 from unclip.data.index import search
 from unclip.data.table import Floats, unit
 
@@ -85,8 +85,7 @@ def embed_query(encoder: Encoder, query: str | Path) -> Floats:
         picture = open_rgb(query.read_bytes())
     except ValueError as error:
         raise ValueError(f"{query}: {error}") from None
-    pixels = np.array(crop_square(picture, encoder.image_px, encoder.interpolation))
-    return unit(encoder.encode_image(pixels[None]))
+    return unit(encoder.encode_image(np.array(encoder.crop(picture))[None]))
 
 
 def sheet_of(table: Searchable, hits: Sequence[dict[str, Any]], heading: str) -> Image.Image:

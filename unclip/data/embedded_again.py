@@ -8,7 +8,7 @@ import numpy as np
 from unclip.data.dump import part_paths, refuse_other_clip
 from unclip.data.dump_pictures import ReadPicture
 from unclip.data.embed import MIN_CHECK_COSINE, Encoder, padded
-from unclip.data.images import crop_square, open_rgb
+from unclip.data.images import open_rgb
 from unclip.data.part_check import SampledRow
 from unclip.data.problems import Problem, shown
 from unclip.data.table import EMBEDDED, UNKNOWN, Floats, read_info
@@ -57,7 +57,7 @@ def images_again(rows: Sequence[SampledRow], encoder: Encoder, read: ReadPicture
             yield Problem(row.file, "picture", f"not to be had: {error}", "the bytes that were embedded", row.key)
             continue
         there.append(row)
-        pixels.append(np.asarray(crop_square(image, encoder.image_px, encoder.interpolation)))
+        pixels.append(np.asarray(encoder.crop(image)))
     if there:
         yield from compared("image", there, encoder.encode_image(padded(np.stack(pixels), ENCODED_TOGETHER)))
 

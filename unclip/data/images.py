@@ -59,12 +59,18 @@ def canonical(data: bytes) -> tuple[bytes, str, tuple[int, int]]:
 
     PNG, JPEG and WebP keep their bytes; anything else becomes PNG. Raises: as `open_rgb`.
     """
+    kept, kind, image = canonical_image(data)
+    return kept, kind, image.size
+
+
+def canonical_image(data: bytes) -> tuple[bytes, str, Image.Image]:
+    """As `canonical`, with the picture itself, which was decoded once."""
     image = open_rgb(data)
     with Image.open(io.BytesIO(data)) as opened:
         kind = KEPT_FORMATS.get(opened.format or "")
     if kind is None:
-        return png_bytes(np.asarray(image)), "png", image.size
-    return data, kind, image.size
+        return png_bytes(np.asarray(image)), "png", image
+    return data, kind, image
 
 
 def png_bytes(pixels: Pixels) -> bytes:

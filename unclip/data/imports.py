@@ -6,6 +6,7 @@ exported; `read_part` refuses it, so nothing is trained on it. With a CLIP given
 text embeddings found: then its weights are on record, and text can be searched for.
 """
 
+import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,10 +19,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unclip.data.digests import file_digest
-from unclip.data.dump import copy_clip, finish, rejects_path, rows_path, write_atomically
-from unclip.data.embed import REJECTS_SCHEMA, Encoder
+from unclip.data.dump import copy_clip, files_of, finish, rejects_path, rows_path, write_atomically
+from unclip.data.embed import UNEMBEDDABLE, Encoder
 from unclip.data.embedded_again import MIN_IMPORTED_COSINE
 from unclip.data.exports import new_folder
+from unclip.data.part_files import REJECTS_SCHEMA
 from unclip.data.rows import Row, sample_id, write_rows
 from unclip.data.shards import sample_key
 from unclip.data.table import (
@@ -88,8 +90,11 @@ def import_dump(
                 write_import(aside / "parts" / f"{number:06d}.parquet", number, found, info, folder)
                 number += 1
         if clip is not None:
-            copy_clip(clip, aside / "clip")
-        return finish(aside, number)
+            assert encoder is not None
+            copy_clip(clip, aside / "clip", encoder)
+        finish(aside)
+        manifest: dict[str, Any] = json.loads((aside / "manifest.json").read_text())
+    return manifest
 
 
 def partitions_of(folder: Path) -> list[Partition]:
@@ -225,10 +230,14 @@ def write_import(part: Path, shard: int, found: FoundRows, info: TableInfo, fold
     write_columns(part, pa.Table.from_pydict(columns, schema=schema))
     fates = zip(keys, identities, found.names, found.captions, strict=True)
     write_rows(rows_path(part), [Row(key=k, sample_id=i, url=n, caption=c) for k, i, n, c in fates])
-    rejects = [{"key": keys[row], "reason": "embedding_not_finite", "detail": ""} for row in np.flatnonzero(~good)]
+    rejects = [{"key": keys[row], "reason": UNEMBEDDABLE, "detail": ""} for row in np.flatnonzero(~good)]
     pq.write_table(pa.Table.from_pylist(rejects, schema=REJECTS_SCHEMA), rejects_path(part), compression="zstd")
-    counts = {"rows": len(good), "kept": len(good), "refused": {}}
-    recipe = {"source": "imported", "files": info.shard_digest}
-    write_atomically(
-        part.with_suffix(".json"), {"recipe": recipe, "origin": f"import of {folder.resolve()}", "source": counts}
-    )
+    said = {
+        "recipe": {"source": "imported", "files": info.shard_digest},
+        "origin": f"import of {folder.resolve()}",
+        "source": {"rows": len(good), "kept": len(good), "refused": {}},
+        "rows": len(rows),
+        "refused": {UNEMBEDDABLE: len(rejects)} if rejects else {},
+        "files": {path.name: file_digest(path) for path in files_of(part)},
+    }
+    write_atomically(part.with_suffix(".json"), said)

@@ -164,6 +164,11 @@ class ShardReader:
     def __len__(self) -> int:
         return len(self.keys)
 
+    @property
+    def groups(self) -> list[tuple[str, dict[str, Member]]]:
+        """Each sample's key and files by extension, sorted by key."""
+        return self._groups
+
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_file"}
 

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from unclip.data.config import FolderConfig, ShardsConfig
 from unclip.data.dense import SPLITS
-from unclip.data.images import canonical
+from unclip.data.images import canonical_image
 from unclip.data.rows import Row, refusals, sample_id, write_rows
 from unclip.data.shards import (
     IMAGE_EXTENSIONS,
@@ -46,25 +48,48 @@ class Found:
 
 def admit(found: Found, key: str) -> Admission:
     """The sample under `key` if there is a caption and a picture that decodes to its end, else the reason."""
-    identity = found.identity or sample_id(found.source_id, found.caption)
-    refused: dict[str, Any] = {"sample_id": identity, "caption": found.caption, "url": found.source_id}
-    if isinstance(found.data, str):
-        return Admission(row=Row(**refused, status=found.data, detail=found.source_id))
-    if not found.caption.strip():
-        return Admission(row=Row(**refused, status="no_caption", detail=found.source_id))
+    said: dict[str, Any] = {"sample_id": identity_of(found), "caption": found.caption, "url": found.source_id}
     try:
-        data, extension, (width, height) = canonical(found.data)
-    except ValueError as error:
-        return Admission(row=Row(**refused, status="undecodable", detail=f"{found.source_id}: {error}"))
+        data, extension, image = fit_picture(found)
+    except Unfit as refusal:
+        return Admission(row=Row(**said, status=refusal.reason, detail=str(refusal)))
     sample = Sample(
         key=key,
         image=data,
         extension=extension,
         caption=found.caption,
-        sample_id=identity,
+        sample_id=said["sample_id"],
         meta=found.meta or {},
     )
-    return Admission(row=row_of(sample, width, height, found.source_id), sample=sample)
+    return Admission(row=row_of(sample, image.width, image.height, found.source_id), sample=sample)
+
+
+class Unfit(Exception):
+    """Why a row of a source is no sample: a short reason, and more in words."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def identity_of(found: Found) -> bytes:
+    """The sample id of a row: its own, or that of its source and caption."""
+    return found.identity or sample_id(found.source_id, found.caption)
+
+
+def fit_picture(found: Found) -> tuple[bytes, str, Image.Image]:
+    """The encoded picture as a shard holds it, its extension, and the picture, decoded to its end.
+
+    Raises: Unfit without caption, picture, or one that decodes.
+    """
+    if isinstance(found.data, str):
+        raise Unfit(found.data, found.source_id)
+    if not found.caption.strip():
+        raise Unfit("no_caption", found.source_id)
+    try:
+        return canonical_image(found.data)
+    except ValueError as error:
+        raise Unfit("undecodable", f"{found.source_id}: {error}") from error
 
 
 def write_admissions(out: Path, admissions: Iterable[Admission]) -> dict[str, Any]:
