@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from unclip.data.digests import known_digest
 from unclip.data.dump import part_paths, rows_path
 from unclip.data.images import canonical
-from unclip.data.shards import Member, ShardReader, group_members, index_tar
+from unclip.data.shards import Member, ShardReader, tar_groups
 from unclip.data.source_plan import inside
 from unclip.data.sources import FOREIGN_EXTENSIONS, read_member
 
@@ -119,5 +119,4 @@ def tar_pictures(tar: Path) -> list[Member | None]:
 
     Raises: ValueError when the tar is broken.
     """
-    groups = sorted(group_members(index_tar(tar)).items())
-    return [next((files[kind] for kind in FOREIGN_EXTENSIONS if kind in files), None) for _, files in groups]
+    return [next((files[kind] for kind in FOREIGN_EXTENSIONS if kind in files), None) for _, files in tar_groups(tar)]

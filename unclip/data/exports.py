@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from unclip.data.dump import part_paths, rows_path
 from unclip.data.dump_pictures import ROW_DIGITS, DumpPictures, folder_of
-from unclip.data.shards import group_members, index_tar
+from unclip.data.shards import tar_groups
 from unclip.data.table import AGREEING, TableInfo, check_agree, matrix, unit
 
 KINDS = {"image": "img_emb", "text": "text_emb"}  # folder and beginning of the names of the arrays
@@ -158,7 +158,7 @@ def places_of(part: Path, pictures: DumpPictures) -> Places:
         index = {key: int(key[-ROW_DIGITS:]) for key in keys}
         return Places(part.stem, index, num_rows, ROW_DIGITS)
     stem = tar.name.partition(".")[0]
-    names = [name.rpartition("/")[2] for name in sorted(group_members(index_tar(tar)))]
+    names = [name.rpartition("/")[2] for name, _ in tar_groups(tar)]
     for name in names:
         if not (stem.isdecimal() and name.isdecimal() and name.startswith(stem) and len(name) > len(stem)):
             raise ValueError(

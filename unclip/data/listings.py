@@ -9,9 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from unclip.data.shards import Member, ShardReader, group_members, image_member, index_tar, sample_key
-from unclip.data.source_plan import inside
-from unclip.data.sources import Found, foreign_sample, read_member
+from unclip.data.shards import Member, ShardReader, image_member, sample_key, tar_groups
+from unclip.data.sources import Found, file_in, foreign_sample, read_member
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +39,7 @@ class FolderListing(Listing):
     def find(self, i: int) -> Found:
         """The file and its caption."""
         file, caption = self.entries[i]
-        path = inside(self.path, file)
-        data: bytes | str = "outside_folder" if file else "no_file"
-        if path is not None:
-            data = path.read_bytes() if path.is_file() else "missing_file"
-        return Found(source_id=file, caption=caption, data=data)
+        return Found(source_id=file, caption=caption, data=file_in(self.path, file))
 
 
 class TarListing(Listing):
@@ -85,7 +80,7 @@ def tar_listing(path: Path, shard: int) -> TarListing:
 
     Raises: ValueError when the tar is broken.
     """
-    groups = sorted(group_members(index_tar(path)).items())
+    groups = tar_groups(path)
     return TarListing(path=path, keys=[sample_key(shard, row) for row in range(len(groups))], entries=groups)
 
 

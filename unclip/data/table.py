@@ -190,6 +190,9 @@ def read_info(path: Path) -> TableInfo:
     missing = [field.name for field in fields(TableInfo) if field.name not in said]
     if missing:
         raise ValueError(f"{path} is no embedding table: its metadata lacks {', '.join(missing)}")
+    numbers = [field.name for field in fields(TableInfo) if field.type is int]
+    if wrong := [name for name in numbers if not said[name].isdecimal()]:
+        raise ValueError(f"{path}: {wrong[0]} must be a number, its metadata says {said[wrong[0]]!r}")
     values: dict[str, Any] = {f.name: int(said[f.name]) if f.type is int else said[f.name] for f in fields(TableInfo)}
     info = TableInfo(**values)
     if not schema.remove_metadata().equals(part_schema(info).remove_metadata()):
