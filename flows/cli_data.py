@@ -15,7 +15,10 @@ Clip = typer.Option("--clip", help="MODEL:WEIGHTS of open_clip, a folder with cl
 @app.command(rich_help_panel="Data")
 def embed(
     source: Annotated[
-        str, typer.Argument(help="A folder of images with captions, or 'data/{000..099}.tar'", show_default=False)
+        str,
+        typer.Argument(
+            help="A folder of images with captions, 'data/{000..099}.tar', or a URL list", show_default=False
+        ),
     ],
     target: Annotated[Path, typer.Option("--out", help="The dump: made, or gone on with", show_default=False)],
     clip: Annotated[str, Clip],
@@ -26,6 +29,7 @@ def embed(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that decode; 0: threads [default: one a core from five cores]")
     ] = None,
+    allow_private: Annotated[bool, typer.Option("--allow-private", help="Fetch from this network as well")] = False,
     store: StoreDir = STORE,
     as_json: Json = False,
 ) -> None:
@@ -33,27 +37,35 @@ def embed(
     from tempfile import TemporaryDirectory
 
     from tasks.dump import clip_folder, default_workers, dump_source, engine_of, known_devices
-    from unclip.data.config import EmbedConfig
-    from unclip.data.dump import fill_dump
+    from unclip.data.config import DownloadConfig, EmbedConfig, UrlsConfig
+    from unclip.data.dump import DumpSource, fill_dump
+    from unclip.data.fetched import PICTURES, fetch_list
     from unclip.store import Store
 
     num_workers = default_workers() if workers is None else workers
     config = EmbedConfig(batch_size=batch_size, precision=precision, workers=num_workers)
     wanted = dump_source(source, captions)
+    if allow_private and not isinstance(wanted, UrlsConfig):
+        raise ValueError("--allow-private has no effect: SOURCE is no URL list")
     with TemporaryDirectory() as aside:
         folder = clip_folder(clip, Store(store), Path(aside))
         engine = engine_of(folder, config, device.split(",") if device else known_devices()[:1])
-        manifest = fill_dump(wanted, target, engine, folder, _bar())
+        if isinstance(wanted, UrlsConfig):
+            how = DownloadConfig(allow_private=allow_private)
+            source: DumpSource = fetch_list(wanted, how, target / PICTURES, _bar("fetch"))
+        else:
+            source = wanted
+        manifest = fill_dump(source, target, engine, folder, _bar())
     lost = f"; {lost_rows(manifest['refused'])}: see {target}/parts" if manifest["refused"] else ""
     print(json.dumps(manifest, indent=1) if as_json else f"{manifest['rows']} rows in {target}{lost}")
 
 
-def _bar() -> Any:
+def _bar(what: str = "embed") -> Any:
     from rich.progress import Progress
 
     bar = Progress(console=err, transient=True, disable=not err.is_terminal)
     bar.start()
-    task = bar.add_task("embed", total=1.0)
+    task = bar.add_task(what, total=1.0)
 
     def report(done: float, total: float, **_: float) -> None:
         bar.update(task, completed=done, total=total)

@@ -14,7 +14,7 @@ from tasks.clip import load_pretrained
 from tasks.clip_encoder import ClipEncoder, encoder_of, facts_of
 from tasks.clip_files import load_clip, save_clip
 from unclip.artifact import Artifact
-from unclip.data.config import EmbedConfig, FolderConfig, ShardsConfig
+from unclip.data.config import EmbedConfig, FolderConfig, ShardsConfig, UrlsConfig
 from unclip.data.dump_engine import Engine
 from unclip.data.imports import import_dump
 from unclip.runs import last_artifacts
@@ -91,19 +91,23 @@ def default_workers() -> int:
     return 0 if cores <= FEW_CORES else cores
 
 
-def dump_source(source: str, captions: str | None) -> FolderConfig | ShardsConfig:
-    """The source that a command line names: a folder with its captions, or tars.
+def dump_source(source: str, captions: str | None) -> FolderConfig | ShardsConfig | UrlsConfig:
+    """The source that a command line names: a folder with its captions, tars, or a URL list.
 
     Raises:
         ValueError: neither, or a URL list, which has to be downloaded by a pipeline first.
     """
     path = Path(source)
     if path.suffix in LISTS:
-        raise ValueError(f"SOURCE {source} is a URL list: run a pipeline with source.urls, then embed its shards")
+        if captions is not None:
+            raise ValueError("--captions has no effect on a URL list: it holds its captions")
+        return UrlsConfig(path=source)
     if source.endswith(".tar"):
         if captions is not None:
             raise ValueError("--captions has no effect on tars: they hold their captions")
         return ShardsConfig(pattern=source)
     if not path.is_dir():
-        raise ValueError(f"SOURCE must be a folder of images or tars such as 'data/{{000..099}}.tar', got '{source}'")
+        raise ValueError(
+            f"SOURCE must be a folder of images, a URL list or tars such as 'data/{{000..099}}.tar', got '{source}'"
+        )
     return FolderConfig(folder=source, captions=captions or str(path / "captions.csv"))

@@ -24,6 +24,7 @@ from unclip.data.config import FolderConfig, IndexConfig, ShardsConfig
 from unclip.data.digests import file_digest, known_digest
 from unclip.data.dump_engine import Engine, Job
 from unclip.data.embed import Encoder, EncoderFacts, Made, info_of
+from unclip.data.fetched import FetchedConfig, fetched_listing, fetched_recipes
 from unclip.data.index import build_index, write_index
 from unclip.data.listings import Listing, folder_listing, tar_listing
 from unclip.data.part_files import check_part, write_part_of, write_rejects
@@ -31,7 +32,7 @@ from unclip.data.rows import refusals, write_rows
 from unclip.data.source_plan import folder_chunks, shard_recipes, tar_paths
 from unclip.data.table import AGREEING, UNKNOWN, TableInfo, read_info
 
-DumpSource = FolderConfig | ShardsConfig
+DumpSource = FolderConfig | ShardsConfig | FetchedConfig
 ASIDE = ".part-"  # folders of parts that are being written
 
 
@@ -51,7 +52,7 @@ def fill_dump(
 
     Raises: ValueError for a bad source, a dump made with another CLIP or of another source, or one being written.
     """
-    recipes = shard_recipes(source)
+    recipes = fetched_recipes(source) if isinstance(source, FetchedConfig) else shard_recipes(source)
     (out / "parts").mkdir(parents=True, exist_ok=True)
     with only_writer(out):
         return _fill(Plan(source, recipes, out, engine.facts), engine, clip, progress)
@@ -101,6 +102,8 @@ class Plan:
         if isinstance(self.source, FolderConfig):
             chunks, folder = folder_chunks(self.source), Path(self.source.folder)
             listings = [partial(folder_listing, folder, chunks[shard], shard) for shard in shards]
+        elif isinstance(self.source, FetchedConfig):
+            listings = [partial(fetched_listing, self.source.folder, shard) for shard in shards]
         else:
             tars = tar_paths(self.source)
             listings = [partial(tar_listing, tars[shard], shard) for shard in shards]
@@ -246,6 +249,8 @@ def origin(source: DumpSource) -> str:
     """What stays of a source when it grows: its kind and its folder."""
     if isinstance(source, FolderConfig):
         return f"pictures of {Path(source.folder).resolve()}"
+    if isinstance(source, FetchedConfig):
+        return f"addresses of {Path(source.urls.path).resolve()}"
     return f"tars of {Path(re.split(r'[{*?[]', source.pattern)[0] + 'x').parent.resolve()}"
 
 

@@ -11,8 +11,9 @@ import pyarrow.parquet as pq
 
 from unclip.data.digests import known_digest
 from unclip.data.dump import part_paths, rows_path
+from unclip.data.fetched import PICTURES, shard_folder
 from unclip.data.images import canonical
-from unclip.data.shards import Member, ShardReader, tar_groups
+from unclip.data.shards import Member, ShardReader, image_member, tar_groups
 from unclip.data.source_plan import inside
 from unclip.data.sources import FOREIGN_EXTENSIONS, read_member
 
@@ -35,12 +36,7 @@ class DumpPictures:
         """The encoded picture of a row. Raises: ValueError when it is no longer there or no longer that picture."""
         path = self._parts[part]
         row = row_of_key(path, key)
-        tar = self.tar_of(path)
-        if tar is not None:
-            data, name = self._of_tar(tar, key), f"the picture of {key} in {tar}"
-        else:
-            place = self._file_of(path, row["url"] or "")
-            data, name = place.read_bytes() if place.is_file() else None, str(place)
+        data, name = self._find(path, row["url"] or "", key)
         if data is None:
             raise ValueError(f"{name} is missing")
         data = canonical(data)[0]
@@ -55,14 +51,20 @@ class DumpPictures:
             return None
         return self._tar(self._source or folder_of(record), record["recipe"]["tar"])
 
-    def _file_of(self, part: Path, name: str) -> Path:
+    def _find(self, part: Path, url: str, key: str) -> tuple[bytes | None, str]:
+        """The bytes of a row's picture as they are now, None if there are none, and what they are."""
         record = json.loads(part.with_suffix(".json").read_text())
-        if record["recipe"]["source"] == "imported":
-            return Path(name)
-        place = inside(self._source or folder_of(record), name)
-        if record["recipe"]["source"] != "folder" or place is None:
-            raise ValueError(f"{part}: its pictures were not kept")
-        return place
+        kind = record["recipe"]["source"]
+        if kind == "shards":
+            tar = self._tar(self._source or folder_of(record), record["recipe"]["tar"])
+            members, place = self._members(tar), int(key[-ROW_DIGITS:])
+            return member_bytes(tar, members[place] if place < len(members) else None), f"the picture of {key} in {tar}"
+        if kind == "urls":
+            tar = shard_folder(part.parent.parent / PICTURES, int(part.stem)) / "shard.tar"
+            files = dict(tar_groups(tar)).get(key, {}) if tar.is_file() else {}
+            return member_bytes(tar, image_member(files)), f"the picture of {key} in {tar}"
+        path = Path(url) if kind == "imported" else inside(self._source or folder_of(record), url)
+        return path.read_bytes() if path is not None and path.is_file() else None, str(path or url)
 
     def _tar(self, folder: Path, digest: str) -> Path:
         """The tar under a folder that has this digest; each is read once at most, and remembered between commands."""
@@ -74,14 +76,13 @@ class DumpPictures:
             raise ValueError(f"no tar under {folder} has the digest {digest[:12]}: it was changed or moved")
         return self._tars[digest]
 
-    def _of_tar(self, tar: Path, key: str) -> bytes | None:
-        members = self._members(tar)
-        place = int(key[-ROW_DIGITS:])
-        member = members[place] if place < len(members) else None
-        if member is None:
-            return None
-        with tar.open("rb") as file:
-            return read_member(file, member)
+
+def member_bytes(tar: Path, member: Member | None) -> bytes | None:
+    """The bytes of a member of a tar, if there is one."""
+    if member is None:
+        return None
+    with tar.open("rb") as file:
+        return read_member(file, member)
 
 
 class ShardPictures:
