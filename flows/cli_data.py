@@ -52,10 +52,10 @@ def embed(
         engine = engine_of(folder, config, device.split(",") if device else known_devices()[:1])
         if isinstance(wanted, UrlsConfig):
             how = DownloadConfig(allow_private=allow_private)
-            source: DumpSource = fetch_list(wanted, how, target / PICTURES, _bar("fetch"))
+            there: DumpSource = fetch_list(wanted, how, target / PICTURES, _bar("fetch"))
         else:
-            source = wanted
-        manifest = fill_dump(source, target, engine, folder, _bar())
+            there = wanted
+        manifest = fill_dump(there, target, engine, folder, _bar())
     lost = f"; {lost_rows(manifest['refused'])}: see {target}/parts" if manifest["refused"] else ""
     print(json.dumps(manifest, indent=1) if as_json else f"{manifest['rows']} rows in {target}{lost}")
 
