@@ -1,4 +1,4 @@
-"""The data team's verbs, without a pipeline: embed, search, inspect."""
+"""The data team's verb without a pipeline: embed. What is done with a dump then is in `flows.cli_dumps`."""
 
 import json
 from pathlib import Path
@@ -7,81 +7,65 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import STORE, Json, StoreDir, app
-from flows.terminal import err, histogram, lost_rows, out, size, table
+from flows.terminal import err, lost_rows
 
-Dump = Annotated[Path, typer.Argument(help="A folder that `unclip embed` made", show_default=False)]
 Clip = typer.Option("--clip", help="MODEL:WEIGHTS of open_clip, a folder with clip.json, or a pipeline's CLIP")
 
 
 @app.command(rich_help_panel="Data")
 def embed(
     source: Annotated[
-        str, typer.Argument(help="A folder of images with captions, or 'data/{000..099}.tar'", show_default=False)
+        str,
+        typer.Argument(
+            help="A folder of images with captions, 'data/{000..099}.tar', or a URL list", show_default=False
+        ),
     ],
     target: Annotated[Path, typer.Option("--out", help="The dump: made, or gone on with", show_default=False)],
     clip: Annotated[str, Clip],
     captions: Annotated[str | None, typer.Option(help="CSV: file,caption [default: SOURCE/captions.csv]")] = None,
     batch_size: Annotated[int, typer.Option(min=1)] = 256,
+    precision: Annotated[str, typer.Option(help="fp32, or bf16: autocast")] = "fp32",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda:0,cuda:1, ... [default: the first GPU, or cpu]")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode; 0: threads [default: one a core from five cores]")
+    ] = None,
+    allow_private: Annotated[bool, typer.Option("--allow-private", help="Fetch from this network as well")] = False,
     store: StoreDir = STORE,
     as_json: Json = False,
 ) -> None:
     """Embed images and captions to Parquet and FAISS. Example: unclip embed photos --out dump --clip shapes"""
     from tempfile import TemporaryDirectory
 
-    from tasks.dump import clip_folder, dump_source, open_encoder
-    from unclip.data.dump import embed_dump
+    from tasks.dump import clip_folder, default_workers, dump_source, engine_of, known_devices
+    from unclip.data.config import DownloadConfig, EmbedConfig, UrlsConfig
+    from unclip.data.dump import DumpSource, fill_dump
+    from unclip.data.fetched import PICTURES, fetch_list
     from unclip.store import Store
 
+    num_workers = default_workers() if workers is None else workers
+    config = EmbedConfig(batch_size=batch_size, precision=precision, workers=num_workers)
     wanted = dump_source(source, captions)
+    if allow_private and not isinstance(wanted, UrlsConfig):
+        raise ValueError("--allow-private has no effect: SOURCE is no URL list")
     with TemporaryDirectory() as aside:
         folder = clip_folder(clip, Store(store), Path(aside))
-        manifest = embed_dump(wanted, target, open_encoder(folder), folder, batch_size, _bar())
+        engine = engine_of(folder, config, device.split(",") if device else known_devices()[:1])
+        if isinstance(wanted, UrlsConfig):
+            how = DownloadConfig(allow_private=allow_private)
+            there: DumpSource = fetch_list(wanted, how, target / PICTURES, _bar("fetch"))
+        else:
+            there = wanted
+        manifest = fill_dump(there, target, engine, folder, _bar())
     lost = f"; {lost_rows(manifest['refused'])}: see {target}/parts" if manifest["refused"] else ""
     print(json.dumps(manifest, indent=1) if as_json else f"{manifest['rows']} rows in {target}{lost}")
 
 
-@app.command(rich_help_panel="Data")
-def search(
-    dump: Dump,
-    text: Annotated[str | None, typer.Argument(help="What to look for", show_default=False)] = None,
-    image: Annotated[Path | None, typer.Option(help="A picture to look for instead", show_default=False)] = None,
-    num: Annotated[int, typer.Option("-k", help="How many")] = 10,
-    clip: Annotated[Path | None, typer.Option(help="Another CLIP's folder [default: the dump's]")] = None,
-    as_json: Json = False,
-) -> None:
-    """The images of a dump nearest to a text or picture. Example: unclip search dump "a red circle" """
-    from tasks.dump import search as search_dump
-
-    found = search_dump(dump, clip, text, image, num)
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return
-    rows = [[f"{hit['cosine']:.3f}", hit["url"] or hit["key"], hit["caption"]] for hit in found]
-    out.print(table("", ["cosine", "picture", "caption"], rows, ["cosine"]))
-
-
-@app.command(rich_help_panel="Data")
-def inspect(dump: Dump, as_json: Json = False) -> None:
-    """A dump in figures, and whether every file is what it was. Example: unclip inspect dump"""
-    from unclip.data.dump_figures import inspect_dump
-
-    found = inspect_dump(dump)
-    if as_json:
-        print(json.dumps(found, indent=1))
-    else:
-        similar = found["similarity"]
-        found["similarity"] = f"{histogram(similar['counts'])}  -1 to 1, pairs of {similar['rows_compared']} rows"
-        out.print(table(str(dump), ["what", "value"], [[name, _shown(name, value)] for name, value in found.items()]))
-    if found["problems"]:
-        raise typer.Exit(1)
-
-
-def _bar() -> Any:
+def _bar(what: str = "embed") -> Any:
     from rich.progress import Progress
 
     bar = Progress(console=err, transient=True, disable=not err.is_terminal)
     bar.start()
-    task = bar.add_task("embed", total=1.0)
+    task = bar.add_task(what, total=1.0)
 
     def report(done: float, total: float, **_: float) -> None:
         bar.update(task, completed=done, total=total)
@@ -89,13 +73,3 @@ def _bar() -> Any:
             bar.stop()
 
     return report
-
-
-def _shown(name: str, value: Any) -> str:
-    if isinstance(value, int) and "bytes" in name:
-        return size(value)
-    if isinstance(value, dict):
-        return "  ".join(f"{key} {_shown(key, item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return "\n".join(map(str, value)) or "none"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)

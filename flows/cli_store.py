@@ -1,6 +1,7 @@
 """The verbs that ask the store: lineage, diff, verify, gc, accept, track."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -48,8 +49,22 @@ def diff(left: Reference, right: Reference, store: StoreDir = STORE, as_json: Js
 
 
 @app.command(rich_help_panel="Store")
-def verify(store: StoreDir = STORE) -> None:
-    """Read every byte again and compare with the manifests. Example: unclip verify"""
+def verify(
+    dump: Annotated[Path | None, typer.Argument(help="A dump, instead of the store", show_default=False)] = None,
+    sample: Annotated[int, typer.Option(min=0, help="Rows of a dump to embed again")] = 64,
+    seed: Annotated[int, typer.Option(help="Which rows of a dump")] = 0,
+    source: Annotated[Path | None, typer.Option(help="Where a dump's pictures lie now", show_default=False)] = None,
+    store: StoreDir = STORE,
+    as_json: Json = False,
+) -> None:
+    """Read every byte again and compare with the manifests; of a dump, every row, and embed some again.
+    Example: unclip verify dump --sample 200"""
+    if dump is not None:
+        from flows.cli_dumps import verify_dump
+
+        return verify_dump(dump, sample, seed, source, as_json)
+    if (sample, seed, source, as_json) != (64, 0, None, False):
+        raise ValueError("--sample, --seed, --source and --json have no effect without a DUMP")
     from unclip.lineage import verify as check
     from unclip.store import open_store
 

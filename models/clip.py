@@ -14,6 +14,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from open_clip.loss import ClipLoss
 from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -21,6 +22,7 @@ from models.config import ClipConfig
 from models.tokenizer import Tokenizer
 
 MAX_LOGIT_SCALE = 4.6052  # log 100: Radford et al. 2021, §2.5
+CUT = 8  # texts are cut to multiples of so many tokens
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
 
@@ -41,6 +43,8 @@ class ClipSpec:
     mean: tuple[float, float, float] = OPENAI_MEAN
     std: tuple[float, float, float] = OPENAI_STD
     interpolation: str = "bicubic"
+    resize_mode: str = "shortest"  # or "longest", "squash": open_clip's words
+    fill: int = 0  # gray level beside the picture ("longest")
 
     @classmethod
     def from_config(cls, config: ClipConfig, vocabulary: Sequence[int]) -> Self:
@@ -143,6 +147,17 @@ class Clip(nn.Module):
         """Raw embeddings (B, D) float32 of token ids (B, L)."""
         return self.network.encode_text(tokens).float()
 
+    def encode_short_text(self, tokens: Tensor) -> Tensor:
+        """As `encode_text`, without computing the padding (token 0) that follows every caption of the batch.
+
+        No caption sees what comes after it in a tower that reads from left to right; any other reads all.
+        """
+        if not reads_forward(self.network):
+            return self.encode_text(tokens)
+        used = (tokens != 0).any(0).nonzero()
+        length = int(used[-1]) + 1 if len(used) else 1
+        return encode_cut_text(self.network, tokens[:, : -(-length // CUT) * CUT]).float()
+
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Unit image and text embeddings, (B, D) each."""
         return F.normalize(self.encode_image(images), dim=-1), F.normalize(self.encode_text(tokens), dim=-1)
@@ -181,6 +196,30 @@ def build_network(model_cfg: dict[str, Any]) -> nn.Module:
     """open_clip's network of a model configuration, with random weights."""
     cfg = {name: value for name, value in model_cfg.items() if name != "custom_text"}
     return (CustomTextCLIP if model_cfg.get("custom_text") else CLIP)(**cfg)
+
+
+def reads_forward(network: nn.Module) -> bool:
+    """Whether the text tower is open_clip's own and a caption's embedding depends on no token after its end."""
+    tower = network if isinstance(network, CLIP) else getattr(network, "text", None)
+    if not isinstance(tower, CLIP | TextTransformer) or getattr(tower, "cls_emb", None) is not None:
+        return False
+    pool = tower.text_pool_type if isinstance(tower, CLIP) else tower.pool_type
+    return tower.attn_mask is not None and pool in ("argmax", "eos")
+
+
+def encode_cut_text(network: nn.Module, tokens: Tensor) -> Tensor:
+    """Raw text embeddings (B, D) of tokens (B, l), l at most the context, by a tower that reads forward."""
+    if not isinstance(network, CLIP):  # whose tower takes any length
+        features: Tensor = network.encode_text(tokens)
+        return features
+    length = tokens.shape[1]
+    x = network.token_embedding(tokens) + network.positional_embedding[:length]  # (B, l, W)
+    x = network.ln_final(network.transformer(x, attn_mask=network.attn_mask[:length, :length]))
+    x = text_global_pool(x, tokens, network.text_pool_type, eos_token_id=network.text_eos_id)  # (B, W)
+    projection = network.text_projection
+    if projection is None:
+        return x
+    return projection(x) if isinstance(projection, nn.Linear) else x @ projection
 
 
 def to_unit(images: Tensor) -> Tensor:

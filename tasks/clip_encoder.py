@@ -9,26 +9,38 @@ import numpy as np
 import open_clip
 import torch
 
-from models.clip import Clip
-from unclip.data.digests import file_digest
+from models.clip import Clip, ClipSpec
+from unclip.data.crops import Crop
+from unclip.data.digests import known_digest
 from unclip.data.embed import text_digest
 from unclip.data.images import Pixels
 from unclip.data.table import Floats, Tokens
 
 
-class ClipEncoder:
-    """`unclip.data.embed.Encoder` over a Clip."""
+class ClipFacts:
+    """`unclip.data.embed.EncoderFacts` of a Clip, known without its weights in memory."""
 
-    def __init__(self, clip: Clip, weights_digest: str, precision: str = "fp32", device: str = "cpu") -> None:
-        spec = clip.spec
-        self.clip, self.device, self.compute_type = clip, torch.device(device), precision
-        self.name, self.weights_digest = spec.name, weights_digest
+    def __init__(self, spec: ClipSpec, weights_digest: str, precision: str) -> None:
+        self.name, self.weights_digest, self.compute_type = spec.name, weights_digest, precision
         self.context, self.dimension = spec.context, spec.embed_dim
         self.image_px, self.interpolation = spec.image_px, spec.interpolation
+        self.crop = Crop(
+            px=spec.image_px, interpolation=spec.interpolation, resize_mode=spec.resize_mode, fill=spec.fill
+        )
         shown = {"px": spec.image_px, "mean": spec.mean, "std": spec.std, "interpolation": spec.interpolation}
+        if spec.resize_mode != "shortest":
+            shown |= {"resize_mode": spec.resize_mode, "fill": spec.fill}
         self.preprocessing_digest = text_digest(json.dumps({"backend": "pillow", **shown}, sort_keys=True))
         self.tokenizer = f"clip byte pairs {text_digest(json.dumps(spec.vocabulary))}"
         self.versions = {"torch": torch.__version__, "open_clip": open_clip.__version__}
+
+
+class ClipEncoder(ClipFacts):
+    """`unclip.data.embed.Encoder` over a Clip."""
+
+    def __init__(self, clip: Clip, weights_digest: str, precision: str = "fp32", device: str = "cpu") -> None:
+        super().__init__(clip.spec, weights_digest, precision)
+        self.clip, self.device = clip, torch.device(device)
 
     def tokenize(self, captions: Sequence[str]) -> Tokens:
         """Token ids (B, L) int32."""
@@ -45,7 +57,7 @@ class ClipEncoder:
     def encode_text(self, tokens: Tokens) -> Floats:
         """Raw embeddings (B, D) of tokens (B, L)."""
         with self._autocast():
-            return as_floats(self.clip.encode_text(torch.from_numpy(tokens).to(self.device).long()))
+            return as_floats(self.clip.encode_short_text(torch.from_numpy(tokens).to(self.device).long()))
 
     def _autocast(self) -> AbstractContextManager[None]:
         if self.compute_type == "fp32":
@@ -60,4 +72,10 @@ def as_floats(embeddings: torch.Tensor) -> Floats:
 
 def encoder_of(folder: Path, clip: Clip, precision: str = "fp32", device: str = "cpu") -> ClipEncoder:
     """The encoder of the CLIP that was loaded from `folder`, which holds `weights.safetensors`."""
-    return ClipEncoder(clip, file_digest(folder / "weights.safetensors"), precision, device)
+    return ClipEncoder(clip, known_digest(folder / "weights.safetensors"), precision, device)
+
+
+def facts_of(folder: Path, precision: str = "fp32") -> ClipFacts:
+    """What the CLIP in a folder is, without loading it."""
+    spec = ClipSpec.from_json(json.loads((folder / "clip.json").read_text()))
+    return ClipFacts(spec, known_digest(folder / "weights.safetensors"), precision)

@@ -1,20 +1,26 @@
 """The data team's dump outside a pipeline: which CLIP, which source."""
 
+import os
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from tasks.captions import require_readable
+import torch
+
 from tasks.clip import load_pretrained
-from tasks.clip_encoder import ClipEncoder, encoder_of
+from tasks.clip_encoder import ClipEncoder, encoder_of, facts_of
 from tasks.clip_files import load_clip, save_clip
 from unclip.artifact import Artifact
-from unclip.data.config import FolderConfig, ShardsConfig
-from unclip.data.dump import part_paths
-from unclip.data.dump_queries import search_dump
+from unclip.data.config import EmbedConfig, FolderConfig, ShardsConfig, UrlsConfig
+from unclip.data.dump_engine import Engine
+from unclip.data.imports import import_dump
 from unclip.runs import last_artifacts
 from unclip.store import Store
 
+FEW_CORES = 4  # decoding in threads keeps up with decoding in processes: docs/benchmarks.md
 LISTS = (".csv", ".parquet", ".jsonl")
 
 
@@ -44,31 +50,64 @@ def open_encoder(folder: Path, precision: str = "fp32", device: str = "cpu") -> 
     return encoder_of(folder, clip, precision, device)
 
 
-def search(dump: Path, clip: Path | None, text: str | None, image: Path | None, num: int) -> list[dict[str, Any]]:
-    """What a dump holds nearest to a text or a picture; clip: the folder of another CLIP than the dump's.
-
-    Raises: ValueError as `search_dump`, and for a text that CLIP cannot read.
-    """
-    part_paths(dump)
-    encoder = open_encoder(clip or dump / "clip")
-    if text is not None:
-        require_readable([text], encoder.clip.tokenizer)
-    return search_dump(dump, encoder, text, image, num)
+def import_with_clip(folder: Path, out: Path, clip: str | None, store: Path) -> dict[str, Any]:
+    """Import a clip-retrieval dump, with the CLIP that a name means if one is given; the manifest of what was made."""
+    if clip is None:
+        return import_dump(folder, out)
+    with TemporaryDirectory() as aside:
+        weights = clip_folder(clip, Store(store), Path(aside))
+        return import_dump(folder, out, open_encoder(weights), weights)
 
 
-def dump_source(source: str, captions: str | None) -> FolderConfig | ShardsConfig:
-    """The source that a command line names: a folder with its captions, or tars.
+def open_beside(folder: Path, precision: str, device: str, num_beside: int) -> ClipEncoder:
+    """The encoder in one of so many processes, with its share of the cores."""
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // num_beside))
+    return open_encoder(folder, precision, device)
+
+
+def engine_of(folder: Path, config: EmbedConfig, devices: Sequence[str]) -> Engine:
+    """What embeds with the CLIP in a folder: one process a device. Raises: ValueError for a device not there."""
+    for device in devices:
+        require_device(device)
+    openers = tuple(partial(open_beside, folder, config.precision, device, len(devices)) for device in devices)
+    num_workers = -(-config.workers // len(devices))
+    return Engine(facts_of(folder, config.precision), openers, config.batch_size, num_workers)
+
+
+def require_device(name: str) -> None:
+    """Raises: ValueError when there is no such device here."""
+    if name not in (*known_devices(), *(["cuda"] if torch.cuda.is_available() else [])):
+        raise ValueError(f"--device must name devices of this machine: {', '.join(known_devices())}; got '{name}'")
+
+
+def known_devices() -> list[str]:
+    """The devices of this machine, the ones to prefer first."""
+    return [*(f"cuda:{number}" for number in range(torch.cuda.device_count())), "cpu"]
+
+
+def default_workers() -> int:
+    """How many processes decode where nobody says: none on a few cores, where threads do as well."""
+    cores = len(os.sched_getaffinity(0))
+    return 0 if cores <= FEW_CORES else cores
+
+
+def dump_source(source: str, captions: str | None) -> FolderConfig | ShardsConfig | UrlsConfig:
+    """The source that a command line names: a folder with its captions, tars, or a URL list.
 
     Raises:
         ValueError: neither, or a URL list, which has to be downloaded by a pipeline first.
     """
     path = Path(source)
     if path.suffix in LISTS:
-        raise ValueError(f"SOURCE {source} is a URL list: run a pipeline with source.urls, then embed its shards")
+        if captions is not None:
+            raise ValueError("--captions has no effect on a URL list: it holds its captions")
+        return UrlsConfig(path=source)
     if source.endswith(".tar"):
         if captions is not None:
             raise ValueError("--captions has no effect on tars: they hold their captions")
         return ShardsConfig(pattern=source)
     if not path.is_dir():
-        raise ValueError(f"SOURCE must be a folder of images or tars such as 'data/{{000..099}}.tar', got '{source}'")
+        raise ValueError(
+            f"SOURCE must be a folder of images, a URL list or tars such as 'data/{{000..099}}.tar', got '{source}'"
+        )
     return FolderConfig(folder=source, captions=captions or str(path / "captions.csv"))

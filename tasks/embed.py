@@ -5,7 +5,7 @@ from typing import Any
 from tasks.clip_encoder import encoder_of
 from tasks.clip_files import load_clip
 from tasks.context import Context
-from unclip.data.embed import embed_shard
+from unclip.data.part_files import embed_shard
 
 
 def build(ctx: Context) -> dict[str, Any]:
@@ -13,4 +13,4 @@ def build(ctx: Context) -> dict[str, Any]:
     artifact = ctx.one("clip")
     encoder = encoder_of(artifact.path, load_clip(artifact, ctx.device), ctx.config.precision, ctx.device)
     shard = ctx.one("shards").path / "shard.tar"
-    return embed_shard(shard, encoder, ctx.out, ctx.config.batch_size, ctx.progress)
+    return embed_shard(shard, encoder, ctx.out, ctx.config.batch_size, ctx.progress, ctx.config.workers)

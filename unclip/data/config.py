@@ -190,13 +190,15 @@ class FilterConfig:
 class EmbedConfig:
     """How images and captions are embedded."""
 
-    batch_size: int = 256  # the last batch is padded to it
+    batch_size: int = 256  # rows that are encoded at a time
     precision: str = "fp32"  # "fp32", or "bf16": autocast
+    workers: int = neutral(0)  # processes that decode; 0: threads, which do as well on a few cores
 
     def __post_init__(self) -> None:
         """Raises: ValueError naming the field."""
         require(self.batch_size >= 1, "batch_size", ">= 1", self.batch_size)
         require(self.precision in ("fp32", "bf16"), "precision", "one of fp32, bf16", self.precision)
+        require(self.workers >= 0, "workers", ">= 0", self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,27 +10,41 @@ import os
 import re
 import shutil
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from unclip.data.config import FolderConfig, IndexConfig, ShardsConfig
-from unclip.data.digests import file_digest
-from unclip.data.embed import Encoder, embed_shard
+from unclip.data.digests import file_digest, known_digest
+from unclip.data.dump_engine import Engine, Job
+from unclip.data.embed import Encoder, EncoderFacts, Made, info_of
+from unclip.data.fetched import FetchedConfig, fetched_listing, fetched_recipes
 from unclip.data.index import grow_index
-from unclip.data.rows import refusals
-from unclip.data.source_plan import shard_recipes
-from unclip.data.sources import folder_shard, foreign_shard, write_admissions
-from unclip.data.table import AGREEING, TableInfo, check_agree
+from unclip.data.listings import Listing, folder_listing, tar_listing
+from unclip.data.part_files import check_part, write_part_of, write_rejects
+from unclip.data.rows import refusals, write_rows
+from unclip.data.source_plan import folder_chunks, shard_recipes, tar_paths
+from unclip.data.table import AGREEING, UNKNOWN, TableInfo, read_info
 
-DumpSource = FolderConfig | ShardsConfig
+DumpSource = FolderConfig | ShardsConfig | FetchedConfig
+ASIDE = ".part-"  # folders of parts that are being written
 
 
 def embed_dump(
     source: DumpSource, out: Path, encoder: Encoder, clip: Path, batch_size: int, progress: Callable[..., None]
+) -> dict[str, Any]:
+    """Embed every shard of a source into the dump `out`, in this process; as `fill_dump`."""
+    return fill_dump(source, out, Engine(encoder, (lambda: encoder,), batch_size=batch_size), clip, progress)
+
+
+def fill_dump(
+    source: DumpSource, out: Path, engine: Engine, clip: Path, progress: Callable[..., None]
 ) -> dict[str, Any]:
     """Embed every shard of a source into the dump `out`; shards that it holds already cost nothing.
 
@@ -38,35 +52,92 @@ def embed_dump(
 
     Raises: ValueError for a bad source, a dump made with another CLIP or of another source, or one being written.
     """
-    recipes = shard_recipes(source)
+    recipes = fetched_recipes(source) if isinstance(source, FetchedConfig) else shard_recipes(source)
     (out / "parts").mkdir(parents=True, exist_ok=True)
     with only_writer(out):
-        return _embed_shards(source, recipes, out, encoder, clip, batch_size, progress)
+        return _fill(Plan(source, recipes, out, engine.facts), engine, clip, progress)
 
 
-def _embed_shards(
-    source: DumpSource,
-    recipes: list[dict[str, Any]],
-    out: Path,
-    encoder: Encoder,
-    clip: Path,
-    batch_size: int,
-    progress: Callable[..., None],
-) -> dict[str, Any]:
-    refuse_other_clip(out, encoder)
-    refuse_other_source(out, source)
-    (out / "manifest.json").unlink(missing_ok=True)
-    embedded = 0
-    for shard, recipe in enumerate(recipes):
-        recipe["weights_digest"], recipe["compute_type"] = encoder.weights_digest, encoder.compute_type
-        if not part_is_there(out, shard, recipe):
-            embed_part(source, shard, recipe, out, encoder, batch_size)
-            embedded += 1
-        progress(shard + 1, len(recipes))
-    for record in sorted((out / "parts").glob("*.json"))[len(recipes) :]:
+def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None]) -> dict[str, Any]:
+    out, parts = plan.out, plan.out / "parts"
+    refuse_other_clip(out, engine.facts)
+    refuse_other_source(out, plan.source)
+    for left in parts.glob(f"{ASIDE}*"):  # of a run that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    missing = plan.missing()
+    surplus = sorted(parts.glob("*.json"))[len(plan.recipes) :]
+    if missing or surplus or not (out / "manifest.json").is_file():
+        (out / "manifest.json").unlink(missing_ok=True)
+        engine.embed(plan.jobs(missing), progress)
+        for record in surplus:
+            drop_part(record)
+        copy_clip(clip, out / "clip", engine.facts)
+        finish(out)
+    progress(1, 1)
+    manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text())
+    return manifest | {"embedded_shards": len(missing), "shards": len(plan.recipes)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which parts a dump should have, and how each is made."""
+
+    source: DumpSource
+    recipes: list[dict[str, Any]]  # of the source's shards
+    out: Path
+    facts: EncoderFacts
+
+    def missing(self) -> list[int]:
+        """The shards whose parts the dump lacks, or has otherwise."""
+        return [shard for shard in range(len(self.recipes)) if not part_is_there(self.out, shard, self.recipe(shard))]
+
+    def recipe(self, shard: int) -> dict[str, Any]:
+        """What decides the bytes of a part."""
+        how = {"weights_digest": self.facts.weights_digest, "compute_type": self.facts.compute_type}
+        return self.recipes[shard] | how
+
+    def jobs(self, shards: list[int]) -> list[Job]:
+        """How the parts of some shards are made."""
+        listings: list[Callable[[], Listing]]
+        if isinstance(self.source, FolderConfig):
+            chunks, folder = folder_chunks(self.source), Path(self.source.folder)
+            listings = [partial(folder_listing, folder, chunks[shard], shard) for shard in shards]
+        elif isinstance(self.source, FetchedConfig):
+            listings = [partial(fetched_listing, self.source.folder, shard) for shard in shards]
+        else:
+            tars = tar_paths(self.source)
+            listings = [partial(tar_listing, tars[shard], shard) for shard in shards]
+        return [
+            Job(open_listing=listing, write=partial(write_files, self.record(shard), self.said(shard)))
+            for shard, listing in zip(shards, listings, strict=True)
+        ]
+
+    def record(self, shard: int) -> Path:
+        """The file that says that a part is whole."""
+        return self.out / "parts" / f"{shard:06d}.json"
+
+    def said(self, shard: int) -> dict[str, Any]:
+        """What a part's record says of where it came from."""
+        return {"recipe": self.recipe(shard), "origin": origin(self.source)}
+
+
+def write_files(record: Path, said: dict[str, Any], made: Made, encoder: Encoder) -> None:
+    """Write a part with what stands beside it, check it aside, and move it in; its record is last."""
+    part, digest = record.with_suffix(".parquet"), said["recipe"].get("tar") or said["recipe"]["rows"]
+    with tempfile.TemporaryDirectory(dir=part.parent, prefix=ASIDE) as name:
+        aside = Path(name) / part.name
+        write_part_of(aside, made, info_of(encoder, digest, len(made.places)))
+        write_rejects(rejects_path(aside), made, with_refused=False)
+        write_rows(rows_path(aside), made.rows)
+        check_part(aside, made, encoder)
+        digests = {path.name: file_digest(path) for path in files_of(aside)}
         drop_part(record)
-    copy_clip(clip, out / "clip")
-    return finish(out, embedded)
+        for path in reversed(files_of(aside)):
+            os.replace(path, part.with_name(path.name))
+    refused = refusals(row.status for row in made.rows)
+    source = {"rows": len(made.rows), "kept": len(made.rows) - sum(refused.values()), "refused": refused}
+    counts = {"source": source, "rows": len(made.places), "refused": made.refused, "files": digests}
+    write_atomically(record, said | counts)
 
 
 @contextmanager
@@ -80,46 +151,33 @@ def only_writer(out: Path) -> Iterator[None]:
         yield
 
 
-def finish(out: Path, embedded: int) -> dict[str, Any]:
-    """Build the index over all parts and write the manifest: what is where, with digests."""
+def finish(out: Path) -> None:
+    """Build the index over all parts and write the manifest: what is where, with digests.
+
+    What a part's record says of its files is not found out again.
+    """
     parts = part_paths(out)
     index = grow_index(IndexConfig(), parts, out, seed=0)
-    files = [path for part in parts for path in files_of(part)] + sorted(p for p in out.glob("*.*") if p.is_file())
-    names = [path.relative_to(out).as_posix() for path in files]
+    records = [json.loads(part.with_suffix(".json").read_text()) for part in parts]
+    info = read_info(parts[0])
+    files = {f"parts/{name}": digest for record in records for name, digest in record["files"].items()}
     manifest = {
-        "rows": sum(info.num_rows for info in check_agree(parts)),
-        "refused": refused(parts),
-        "clip": {name: getattr(check_agree(parts[:1])[0], name) for name in AGREEING},
+        "rows": sum(record["rows"] for record in records),
+        "refused": dict(sum((Counter(record["refused"]) for record in records), Counter[str]())),
+        "clip": {name: getattr(info, name) for name in AGREEING},
         "index": index,
-        "files": {name: file_digest(out / name) for name in names if name != "manifest.json"},
+        "files": files | {path.name: file_digest(path) for path in sorted(out.glob("*.*")) if path.is_file()},
     }
     write_atomically(out / "manifest.json", manifest)
-    return manifest | {"embedded_shards": embedded, "shards": len(parts)}
-
-
-def embed_part(
-    source: DumpSource, shard: int, recipe: dict[str, Any], out: Path, encoder: Encoder, batch_size: int
-) -> None:
-    """Bring one shard under our contract aside, embed it, and move the part in; its record is written last."""
-    record = out / "parts" / f"{shard:06d}.json"
-    with tempfile.TemporaryDirectory(dir=out, prefix=".part-") as name:
-        aside = Path(name)
-        rows = folder_shard(source, shard) if isinstance(source, FolderConfig) else foreign_shard(source, shard)
-        counts = write_admissions(aside, rows)
-        embed_shard(aside / "shard.tar", encoder, aside, batch_size, lambda *a, **k: None)
-        drop_part(record)
-        part = record.with_suffix(".parquet")
-        os.replace(aside / "rows.parquet", rows_path(part))
-        os.replace(aside / "rejects.parquet", rejects_path(part))
-        os.replace(aside / "part.parquet", part)
-    write_atomically(record, {"recipe": recipe, "origin": origin(source), "source": counts})
 
 
 def part_is_there(out: Path, shard: int, recipe: dict[str, Any]) -> bool:
     """Whether the dump holds the part that this recipe makes."""
     record = out / "parts" / f"{shard:06d}.json"
-    there = all(path.is_file() for path in (record, *files_of(record.with_suffix(".parquet"))))
-    return there and bool(json.loads(record.read_text())["recipe"] == recipe)
+    if not all(path.is_file() for path in (record, *files_of(record.with_suffix(".parquet")))):
+        return False
+    said = json.loads(record.read_text())
+    return bool(said["recipe"] == recipe and "files" in said)
 
 
 def drop_part(record: Path) -> None:
@@ -161,13 +219,18 @@ def part_paths(dump: Path) -> list[Path]:
     return paths
 
 
-def refuse_other_clip(dump: Path, encoder: Encoder) -> None:
-    """Raises: ValueError when the dump has parts that were made otherwise than this encoder would."""
+def refuse_other_clip(dump: Path, encoder: EncoderFacts) -> None:
+    """Raises: ValueError when the dump has parts that were made otherwise than this encoder would.
+
+    The first part speaks for all: none is written beside it that differs.
+    """
     if not any((dump / "parts").glob("*.json")):
         return
-    info: TableInfo = check_agree(part_paths(dump))[0]
+    info: TableInfo = read_info(part_paths(dump)[0])
     for name in AGREEING:
-        if name != "model" and getattr(info, name) != getattr(encoder, name):
+        if name == "model" or (name != "weights_digest" and getattr(info, name) == UNKNOWN):  # of an imported dump
+            continue
+        if getattr(info, name) != getattr(encoder, name):
             raise ValueError(
                 f"{dump} was made with {name} {getattr(info, name)}, the CLIP given has {getattr(encoder, name)}"
             )
@@ -185,13 +248,17 @@ def origin(source: DumpSource) -> str:
     """What stays of a source when it grows: its kind and its folder."""
     if isinstance(source, FolderConfig):
         return f"pictures of {Path(source.folder).resolve()}"
+    if isinstance(source, FetchedConfig):
+        return f"addresses of {Path(source.urls.path).resolve()}"
     return f"tars of {Path(re.split(r'[{*?[]', source.pattern)[0] + 'x').parent.resolve()}"
 
 
-def copy_clip(clip: Path, folder: Path) -> None:
-    """Copy `weights.safetensors` and `clip.json`, each complete or absent."""
+def copy_clip(clip: Path, folder: Path, facts: EncoderFacts) -> None:
+    """Copy `weights.safetensors` and `clip.json`, each complete or absent, unless they are there."""
     folder.mkdir(exist_ok=True)
-    for name in ("weights.safetensors", "clip.json"):
+    weights = folder / "weights.safetensors"
+    is_there = weights.is_file() and known_digest(weights) == facts.weights_digest
+    for name in ("clip.json",) if is_there else ("weights.safetensors", "clip.json"):
         if clip.resolve() != folder.resolve():
             shutil.copyfile(clip / name, folder / f".{name}")
             os.replace(folder / f".{name}", folder / name)

@@ -1,63 +1,144 @@
-"""A dump in figures, and what is wrong with it."""
+"""A dump in figures, and what is wrong with it. Its parts are read one after the other, a few columns at a time."""
 
 import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from unclip.data.digests import file_digest
 from unclip.data.dump import part_paths, refused
 from unclip.data.near_duplicates import near_pairs
-from unclip.data.table import AGREEING, Floats, check_agree, read_part
+from unclip.data.spreads import Spread, drawn_rows, repeated
+from unclip.data.table import AGREEING, EMBEDDED, NOT_IMPORTED, Floats, TableInfo, check_agree, matrix, unit
 
 DUPLICATE_COSINE = 0.9999
-PAIRS_SAMPLE = 2_000  # rows compared with each other for the histogram and duplicates
+PAIRS_SAMPLE = 2_000  # rows compared with each other for similarities, nearest pairs and duplicates
+FIGURED = ("image_norm", "text_norm", "clip_score", "tokens")
+NUM_PAIRS = 5  # nearest pairs that are shown
+KINDS = {  # files of a dump by how their names end; the first that fits
+    ".rows.parquet": "rows of the source",
+    ".rejects.parquet": "rejects",
+    "keys.parquet": "index",
+    ".faiss": "index",
+    ".parquet": "embeddings",
+    ".safetensors": "CLIP",
+    ".tar": "pictures",
+    "": "records",
+}
 
 
-def inspect_dump(dump: Path) -> dict[str, Any]:
-    """A dump in figures: rows, dimension, norms, CLIP scores, similarities, duplicates, disk; and what is wrong.
+def inspect_dump(dump: Path, seed: int = 0) -> dict[str, Any]:
+    """A dump in figures: rows, dimension, norms, CLIP scores, captions, similarities, duplicates, disk, problems.
 
-    `problems` is empty when every file has its digest and every part is what it says.
+    Similarities, nearest pairs and `duplicate_pairs` are of rows drawn by `seed`; all else is of every row. `problems`
+    is empty when every file has its digest; `unclip verify` looks at the rows themselves.
     """
     parts = part_paths(dump)
     infos = check_agree(parts)
-    norms = np.concatenate([pq.read_table(path, columns=["image_norm"])["image_norm"].to_numpy() for path in parts])
-    scores = np.concatenate([pq.read_table(path, columns=["clip_score"])["clip_score"].to_numpy() for path in parts])
-    sample = np.concatenate([read_part(path).image for path in parts])[:PAIRS_SAMPLE]
-    near = (sample @ sample.T)[np.triu_indices(len(sample), 1)]
-    counts, edges = np.histogram(near, bins=20, range=(-1, 1))
+    keys, captions, sample = sampled_rows(parts, infos, seed)
     return {
-        "rows": len(norms),
+        "rows": sum(info.num_rows for info in infos),
         "parts": len(parts),
         "refused": refused(parts),
+        "origin": infos[0].origin,
         "clip": {name: getattr(infos[0], name) for name in AGREEING},
-        "image_norm": spread(norms),
-        "clip_score": spread(scores),
-        "similarity": {"edges": edges.round(2).tolist(), "counts": counts.tolist(), "rows_compared": len(sample)},
-        "duplicate_pairs": sum(1 for _ in near_pairs(sample, DUPLICATE_COSINE)),
-        "bytes": sum(path.stat().st_size for path in dump.rglob("*") if path.is_file()),
+        **column_figures(parts, infos[0]),
+        "exact_duplicates": repeated(digests_of(parts)) if infos[0].origin == EMBEDDED else None,
+        **likenesses(keys, captions, sample),
+        "bytes": disk(dump),
         "problems": problems(dump),
     }
 
 
-def spread(values: Floats) -> dict[str, float]:
-    """Least, mean and most."""
-    if not len(values):
-        return {}
-    return {"min": float(values.min()), "mean": float(values.mean()), "max": float(values.max())}
+def column_figures(parts: Sequence[Path], info: TableInfo) -> dict[str, Any]:
+    """The spread of norms, CLIP scores, caption lengths and tokens over every row, and captions that fill the context.
+
+    L tokens a row; the last is not 0 where the caption is as long as the context or was cut.
+    """
+    present = [name for name in FIGURED if info.origin == EMBEDDED or name not in NOT_IMPORTED]
+    spreads: dict[str, Spread] = defaultdict(Spread)
+    num_full = 0
+    for part in parts:
+        table = pq.read_table(part, columns=[*present, "caption"])
+        for name in present:
+            if name != "tokens":
+                spreads[name].add(table[name].to_numpy())
+        lengths = [len(caption) for caption in table["caption"].to_pylist()]
+        spreads["caption_chars"].add(np.array(lengths, np.float32))
+        if "tokens" in present:
+            tokens = matrix(table["tokens"], info.context)
+            spreads["caption_tokens"].add((tokens != 0).sum(1).astype(np.float32))
+            num_full += int((tokens[:, -1] != 0).sum())
+    return {name: spread.figures() for name, spread in spreads.items()} | {"context_filled": num_full}
+
+
+def digests_of(parts: Sequence[Path]) -> Iterator[NDArray[np.uint64]]:
+    """The first eight bytes of every picture's digest, part by part; two share them in 1 of 37 dumps of a billion."""
+    for part in parts:
+        column = pq.read_table(part, columns=["image_sha256"])["image_sha256"].to_pylist()
+        yield np.frombuffer(b"".join(digest[:8] for digest in column), np.uint64)
+
+
+def sampled_rows(parts: Sequence[Path], infos: Sequence[TableInfo], seed: int) -> tuple[list[str], list[str], Floats]:
+    """Keys, captions and unit image embeddings (N, D) of rows drawn from all parts; parts without one stay unread."""
+    keys, captions = list[str](), list[str]()
+    blocks = [np.empty((0, infos[0].dimension), np.float16)]
+    chosen = drawn_rows([info.num_rows for info in infos], PAIRS_SAMPLE, seed)
+    for part, info, rows in zip(parts, infos, chosen, strict=True):
+        if rows:
+            table = pq.read_table(part, columns=["key", "caption", "image_embedding"]).take(rows)
+            keys += table["key"].to_pylist()
+            captions += table["caption"].to_pylist()
+            blocks.append(matrix(table["image_embedding"], info.dimension))
+    return keys, captions, unit(np.concatenate(blocks))
+
+
+def likenesses(keys: Sequence[str], captions: Sequence[str], vectors: Floats) -> dict[str, Any]:
+    """Histogram of the cosines of all pairs of rows, the nearest pairs, and how many are near enough for duplicates."""
+    similar = vectors @ vectors.T
+    one, other = np.triu_indices(len(vectors), 1)
+    counts, edges = np.histogram(similar[one, other], bins=20, range=(-1, 1))
+    near = np.argsort(-similar[one, other], kind="stable")[:NUM_PAIRS]
+    pairs = [
+        {
+            "cosine": round(float(similar[i, j]), 6),
+            "keys": [keys[i], keys[j]],
+            "captions": [captions[i], captions[j]],
+        }
+        for i, j in zip(one[near].tolist(), other[near].tolist(), strict=True)
+    ]
+    return {
+        "similarity": {"edges": edges.round(2).tolist(), "counts": counts.tolist(), "rows_compared": len(vectors)},
+        "nearest_pairs": pairs,
+        "duplicate_pairs": sum(1 for _ in near_pairs(vectors, DUPLICATE_COSINE)),
+    }
+
+
+def disk(dump: Path) -> dict[str, int]:
+    """Bytes by kind of file, most first, and in all."""
+    found: dict[str, int] = {}
+    for path in dump.rglob("*"):
+        if path.is_file():
+            kind = next(kind for ending, kind in KINDS.items() if path.name.endswith(ending))
+            found[kind] = found.get(kind, 0) + path.stat().st_size
+    return dict(sorted(found.items(), key=lambda item: -item[1])) | {"all": sum(found.values())}
 
 
 def problems(dump: Path) -> list[str]:
     """Files of the manifest that are missing or changed; a missing manifest is one too."""
-    path = dump / "manifest.json"
-    if not path.is_file():
+    if not (dump / "manifest.json").is_file():
         return ["manifest.json is missing: the dump was not finished; run embed again"]
-    found = []
-    for name, digest in json.loads(path.read_text())["files"].items():
-        if not (dump / name).is_file():
-            found.append(f"{name} is missing")
-        elif file_digest(dump / name) != digest:
-            found.append(f"{name} has changed")
-    return found
+    return [f"{name} has changed" if found else f"{name} is missing" for name, found, _ in changed_files(dump)]
+
+
+def changed_files(dump: Path) -> Iterator[tuple[str, str, str]]:
+    """Name, digest ("" of none) and the manifest's digest of every file that is not what the manifest says."""
+    for name, said in json.loads((dump / "manifest.json").read_text())["files"].items():
+        found = file_digest(dump / name) if (dump / name).is_file() else ""
+        if found != said:
+            yield name, found, said

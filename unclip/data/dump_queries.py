@@ -1,60 +1,103 @@
-"""Questions to a dump: the rows nearest to a text or a picture."""
+"""Questions to a table: the rows nearest to a text or a picture, and a sheet of them."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from PIL import Image
 
+from unclip.data.contact_sheet import Tile, contact_sheet
 from unclip.data.dump import part_paths, refuse_other_clip, rows_path
+from unclip.data.dump_pictures import DumpPictures, ReadPicture
 from unclip.data.embed import Encoder
-from unclip.data.images import crop_square, open_rgb
+from unclip.data.images import open_rgb
 from unclip.data.index import search
 from unclip.data.table import Floats, unit
 
 
-def search_dump(dump: Path, encoder: Encoder, text: str | None, image: Path | None, k: int) -> list[dict[str, Any]]:
-    """The k rows whose images are nearest to a text or a picture: key, caption, file or address, shard, row, cosine.
+@dataclass(frozen=True, kw_only=True)
+class Searchable:
+    """An embedding table as it is searched: a dump's, or a pipeline's."""
 
-    Raises: ValueError when not exactly one of text and image is given, or the CLIP is not the table's.
+    index: Path  # the folder of index.faiss and keys.parquet
+    rows: Sequence[Path]  # the fate of each part's rows, in the order of the parts
+    read: ReadPicture
+
+
+def searchable_dump(dump: Path, source: Path | None = None) -> Searchable:
+    """A dump to be searched; source: where its pictures lie now. Raises: ValueError when the folder is no dump."""
+    return Searchable(index=dump, rows=[rows_path(part) for part in part_paths(dump)], read=DumpPictures(dump, source))
+
+
+def search_dump(dump: Path, encoder: Encoder, text: str | None, image: Path | None, k: int) -> list[dict[str, Any]]:
+    """The k rows of a dump whose images are nearest to a text or a picture, as `search_table` has them.
+
+    Raises: ValueError as `search_table`, and when the CLIP is not the dump's.
     """
-    if (text is None) == (image is None):
+    query = one_query(text, image, k)
+    table = searchable_dump(dump)
+    refuse_other_clip(dump, encoder)
+    return search_table(table, encoder, query, k)
+
+
+def one_query(text: str | None, image: Path | None, k: int) -> str | Path:
+    """The text or picture to look for. Raises: ValueError when it is not exactly one of them, or k is below 1."""
+    query = text if image is None else image
+    if query is None or (text is not None and image is not None):
         raise ValueError("search needs a text or an image, one of them")
     if k < 1:
         raise ValueError(f"k must be >= 1, got {k}")
-    part_paths(dump)
-    refuse_other_clip(dump, encoder)
-    keys, ids, cosines = search(dump, embed_query(encoder, text, image), k)
+    return query
+
+
+def search_table(table: Searchable, encoder: Encoder, query: str | Path, k: int) -> list[dict[str, Any]]:
+    """The k rows nearest to a text or the picture in a file: key, caption, file or address, shard, row, cosine."""
+    keys, ids, cosines = search(table.index, embed_query(encoder, query), k)
     hits = [
         keys.slice(int(i), 1).to_pylist()[0] | {"cosine": round(float(cosine), 6)}
         for i, cosine in zip(ids[0], cosines[0], strict=True)
         if i >= 0
     ]
-    return [hit | {"url": url} for hit, url in zip(hits, urls_of(dump, hits), strict=True)]
+    return [hit | {"url": url} for hit, url in zip(hits, urls_of(table, hits), strict=True)]
 
 
-def urls_of(dump: Path, hits: list[dict[str, Any]]) -> list[str | None]:
-    """The file or address that each hit came from; None where the dump is being written and holds other rows now."""
+def urls_of(table: Searchable, hits: list[dict[str, Any]]) -> list[str | None]:
+    """The file or address that each hit came from; None where it was drawn, or the dump is being written just now."""
     found: dict[tuple[str, str], str] = {}
     for shard in {hit["shard"] for hit in hits}:
-        path = rows_path(dump / "parts" / f"{shard:06d}.parquet")
-        if path.is_file():
+        if shard < len(table.rows) and table.rows[shard].is_file():
             wanted = [("key", "in", [hit["key"] for hit in hits if hit["shard"] == shard])]
-            rows = pq.read_table(path, columns=["key", "caption", "url"], filters=wanted).to_pylist()
+            rows = pq.read_table(table.rows[shard], columns=["key", "caption", "url"], filters=wanted).to_pylist()
             found |= {(row["key"], row["caption"]): row["url"] for row in rows}
     return [found.get((hit["key"], hit["caption"])) for hit in hits]
 
 
-def embed_query(encoder: Encoder, text: str | None, image: Path | None) -> Floats:
+def embed_query(encoder: Encoder, query: str | Path) -> Floats:
     """The unit embedding (1, D) of a text or of a picture in a file."""
-    if text is not None:
-        return unit(encoder.encode_text(encoder.tokenize([text])))
-    assert image is not None
-    if not image.is_file():
-        raise ValueError(f"image must be an existing file, got {str(image)!r}")
+    if isinstance(query, str):
+        return unit(encoder.encode_text(encoder.tokenize([query])))
+    if not query.is_file():
+        raise ValueError(f"image must be an existing file, got {str(query)!r}")
     try:
-        picture = open_rgb(image.read_bytes())
+        picture = open_rgb(query.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{image}: {error}") from None
-    pixels = np.array(crop_square(picture, encoder.image_px, encoder.interpolation))
-    return unit(encoder.encode_image(pixels[None]))
+        raise ValueError(f"{query}: {error}") from None
+    return unit(encoder.encode_image(np.array(encoder.crop(picture))[None]))
+
+
+def sheet_of(table: Searchable, hits: Sequence[dict[str, Any]], heading: str) -> Image.Image:
+    """The pictures of the hits with rank, cosine and caption; a picture that is gone says why."""
+    return contact_sheet([tile_of(table, rank, hit) for rank, hit in enumerate(hits, start=1)], heading)
+
+
+def tile_of(table: Searchable, rank: int, hit: dict[str, Any]) -> Tile:
+    """A hit as a tile of a sheet."""
+    title = f"{rank}   {hit['cosine']:.3f}"
+    try:
+        picture = open_rgb(table.read(hit["shard"], hit["key"]))
+    except (ValueError, OSError) as error:
+        return Tile(title=title, caption=hit["caption"], why=str(error))
+    return Tile(title=title, caption=hit["caption"], picture=picture)

@@ -1,35 +1,34 @@
-"""One shard through a CLIP: a part of the embedding table, row i of which is proved to be image i.
+"""Shards through a CLIP: parts of the embedding table, row i of which is proved to be image i.
 
-B rows a batch, P the CLIP's image side, D dimension, L context. Decoding runs in threads ahead of the encoder.
+B rows a batch, P the CLIP's image side, D dimension, L context. Every batch but a shard's last has B rows and holds
+rows of one shard only, so that a part's bytes depend on its shard alone.
 """
 
 import hashlib
-import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import PIL
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from unclip.data.digests import file_digest
-from unclip.data.images import Pixels, crop_square, open_rgb
-from unclip.data.rows import image_digest, refusals
-from unclip.data.shards import ShardReader
-from unclip.data.table import Embedded, Floats, TableInfo, Tokens, read_part, storable, versions_json, write_part
+from unclip.data.crops import Crop
+from unclip.data.decoding import Decoder
+from unclip.data.images import Pixels
+from unclip.data.listings import Listing
+from unclip.data.rows import Row, refusals
+from unclip.data.table import Embedded, Floats, TableInfo, Tokens, storable, versions_json
 
-NUM_CHECKED = 4  # rows embedded again after writing
 MIN_CHECK_COSINE = 0.999  # float16 storage costs 3e-8, bf16 in another place of a batch about 1e-4
-REJECTS_SCHEMA = pa.schema([pa.field(name, pa.string(), nullable=False) for name in ("key", "reason", "detail")])
+TAIL = 16  # a shard's last batch is padded to a multiple of so many rows
+UNEMBEDDABLE = "embedding_not_finite"
+
+Which = TypeVar("Which")
 
 
-class Encoder(Protocol):
-    """A frozen CLIP as the table needs it."""
+class EncoderFacts(Protocol):
+    """What a frozen CLIP is, to be known without its weights in memory."""
 
     name: str
     weights_digest: str  # SHA-256 of the weights
@@ -42,7 +41,13 @@ class Encoder(Protocol):
     compute_type: str  # "fp32", "bf16"
     versions: dict[str, str]
 
-    def tokenize(self, captions: Sequence[str]) -> Tokens:
+
+class Encoder(EncoderFacts, Protocol):
+    """A frozen CLIP as the table needs it."""
+
+    crop: Crop
+
+    def tokenize(self, captions: list[str]) -> Tokens:
         """Token ids (B, L); 0 is padding."""
         ...
 
@@ -55,121 +60,95 @@ class Encoder(Protocol):
         ...
 
 
-@dataclass
-class Batch:
-    """Rows that decoded, and the reasons of those that did not."""
+@dataclass(frozen=True)
+class Made:
+    """A shard after the encoder: every row of it is embedded, unembeddable or was refused before."""
 
-    rows: list[int] = field(default_factory=list)
-    digests: list[bytes] = field(default_factory=list)
-    pixels: list[Pixels] = field(default_factory=list)  # (P, P, 3) each
-    rejected: list[tuple[int, str, str]] = field(default_factory=list)  # row, reason, detail
+    listing: Listing
+    rows: list[Row]  # what the source made of each
+    places: list[int]  # of the embedded rows
+    embedded: Embedded
+    unembeddable: list[int]  # places of rows whose embeddings cannot be stored
 
+    @property
+    def context_filled(self) -> int:
+        """How many captions are as long as the context, or were cut to it."""
+        return int((self.embedded.tokens[:, -1] != 0).sum())
 
-def decode_batch(shard: ShardReader, rows: Sequence[int], px: int, interpolation: str) -> Batch:
-    """The centre squares of some rows, with the digests of the very bytes they were decoded from."""
-    batch = Batch()
-    for row in rows:
-        data = shard.image_bytes(row)
-        try:
-            pixels = np.asarray(crop_square(open_rgb(data), px, interpolation))
-        except ValueError as error:
-            batch.rejected.append((row, "undecodable", str(error)))
-            continue
-        batch.rows.append(row)
-        batch.digests.append(image_digest(data))
-        batch.pixels.append(pixels)
-    return batch
+    @property
+    def refused(self) -> dict[str, int]:
+        """How many rows are not embedded, by reason."""
+        return refusals([row.status for row in self.rows] + [UNEMBEDDABLE] * len(self.unembeddable))
 
 
-def decoded(shard: ShardReader, encoder: Encoder, batch_size: int) -> Iterator[Batch]:
-    """The batches of a shard in order, decoded by threads a few batches ahead."""
-    ahead = min(8, os.cpu_count() or 1)
-    waiting: deque[Future[Batch]] = deque()
-    with ThreadPoolExecutor(max_workers=ahead) as pool:
-        for start in range(0, len(shard), batch_size):
-            rows = range(start, min(start + batch_size, len(shard)))
-            waiting.append(pool.submit(decode_batch, shard, rows, encoder.image_px, encoder.interpolation))
-            if len(waiting) > ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+def embed_listings(
+    listings: Iterable[tuple[Which, Listing]], encoder: Encoder, decoder: Decoder, progress: Callable[..., None]
+) -> Iterator[tuple[Which, Made]]:
+    """Each shard's embeddings in order, those ahead being decoded meanwhile; progress(rows, of) is the shard's."""
+    rows: list[Row] = []
+    images: list[Floats] = []
+    for which, listing, batch in decoder.batches(listings):
+        if batch.start == 0:
+            rows, images = [], []
+        is_there = np.array([row.key is not None for row in batch.rows], bool)
+        if is_there.any():
+            size = padded_size(len(batch.rows), decoder.batch_size)
+            images.append(encoder.encode_image(batch.pixels[:size])[: len(batch.rows)][is_there])
+        rows += batch.rows
+        progress(len(rows), len(listing))
+        if len(rows) == len(listing):
+            yield which, finished(listing, rows, images, encoder, decoder.batch_size)
+
+
+def finished(listing: Listing, rows: list[Row], images: list[Floats], encoder: Encoder, batch_size: int) -> Made:
+    """A shard whose pictures are embedded, with its captions embedded too."""
+    places = [i for i, row in enumerate(rows) if row.key is not None]
+    image = np.concatenate([np.empty((0, encoder.dimension), np.float32), *images])
+    tokens = np.empty((0, encoder.context), np.int32)
+    if places:
+        tokens = np.asarray(encoder.tokenize([rows[i].caption for i in places]), np.int32)
+    text = encode_texts(encoder, tokens, batch_size)
+    good = storable(image) & storable(text)
+    kept = [i for i, is_good in zip(places, good, strict=True) if is_good]
+    embedded = Embedded(
+        keys=[listing.keys[i] for i in kept],
+        sample_ids=[rows[i].sample_id for i in kept],
+        image_sha256=[rows[i].image_sha256 or b"" for i in kept],
+        image=image[good],
+        text=text[good],
+        tokens=tokens[good],
+        captions=[rows[i].caption for i in kept],
+    )
+    bad = [i for i, is_good in zip(places, good, strict=True) if not is_good]
+    return Made(listing, rows, kept, embedded, bad)
+
+
+def encode_texts(encoder: Encoder, tokens: Tokens, batch_size: int) -> Floats:
+    """Raw text embeddings (N, D) of tokens (N, L).
+
+    Captions of like length go together: an encoder that need not read the padding after them has less to do.
+    """
+    order = np.argsort((tokens != 0).sum(axis=1), kind="stable")
+    text = np.empty((len(tokens), encoder.dimension), np.float32)
+    for start in range(0, len(tokens), batch_size):
+        rows = order[start : start + batch_size]
+        text[rows] = encoder.encode_text(padded(tokens[rows], padded_size(len(rows), batch_size)))[: len(rows)]
+    return text
+
+
+def padded_size(num_rows: int, batch_size: int) -> int:
+    """How many rows a batch of so many is encoded as: few shapes, and little wasted on small shards."""
+    return min(batch_size, -(-num_rows // TAIL) * TAIL)
 
 
 def padded(rows: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
-    """Rows followed by zeros up to `size`: every batch has one shape, so its figures don't depend on what is left."""
+    """Rows followed by zeros up to `size`."""
     if len(rows) == size:
         return rows
     return np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
 
 
-def encode_batch(
-    encoder: Encoder, pixels: Sequence[Pixels], captions: Sequence[str], size: int
-) -> tuple[Floats, Floats, Tokens]:
-    """Image and text embeddings (B, D), raw, and tokens (B, L)."""
-    tokens = np.asarray(encoder.tokenize(captions), np.int32)
-    image = encoder.encode_image(padded(np.stack(pixels), size))[: len(pixels)]
-    text = encoder.encode_text(padded(tokens, size))[: len(pixels)]
-    return image, text, tokens
-
-
-def embed_shard(
-    path: Path, encoder: Encoder, out: Path, batch_size: int, progress: Callable[..., None]
-) -> dict[str, Any]:
-    """Write `part.parquet` and `rejects.parquet` of the shard at `path` into `out`; counts of rows.
-
-    Raises: ValueError when rows are unaccounted for, or a row embedded again differs from what was written.
-    """
-    shard = ShardReader(path)
-    rows: list[int] = []
-    digests: list[bytes] = []
-    arrays: list[tuple[Floats, Floats, Tokens]] = []
-    rejected: list[tuple[int, str, str]] = []
-    for batch in decoded(shard, encoder, batch_size):
-        rejected += batch.rejected
-        if batch.rows:
-            image, text, tokens = encode_batch(
-                encoder, batch.pixels, [shard.caption(i) for i in batch.rows], batch_size
-            )
-            good = storable(image) & storable(text)
-            rejected += [(row, "embedding_not_finite", "") for row, ok in zip(batch.rows, good, strict=True) if not ok]
-            rows += [row for row, ok in zip(batch.rows, good, strict=True) if ok]
-            digests += [digest for digest, ok in zip(batch.digests, good, strict=True) if ok]
-            arrays.append((image[good], text[good], tokens[good]))
-        progress(len(rows) + len(rejected), len(shard))
-    if sorted(rows + [row for row, _, _ in rejected]) != list(range(len(shard))):
-        raise ValueError(f"{path}: {len(rows)} embedded and {len(rejected)} rejected rows are not its {len(shard)}")
-    write_rows_of(shard, encoder, out, rows, digests, arrays)
-    write_rejects(out / "rejects.parquet", shard, rejected)
-    check_written(shard, encoder, out / "part.parquet", rows)
-    refused = refusals(reason for _, reason, _ in rejected)
-    filled = sum(int((tokens[:, -1] != 0).sum()) for _, _, tokens in arrays)  # captions as long as the context, or cut
-    return {"rows": len(shard), "kept": len(rows), "refused": refused, "context_filled": filled}
-
-
-def write_rows_of(
-    shard: ShardReader,
-    encoder: Encoder,
-    out: Path,
-    rows: Sequence[int],
-    digests: list[bytes],
-    arrays: Sequence[tuple[Floats, Floats, Tokens]],
-) -> None:
-    """Write the embedded rows of a shard as `part.parquet`."""
-    empty = (np.empty((0, encoder.dimension), np.float32),) * 2 + (np.empty((0, encoder.context), np.int32),)
-    image, text, tokens = (np.concatenate(columns) for columns in zip(empty, *arrays, strict=True))
-    embedded = Embedded(
-        keys=[shard.keys[i] for i in rows],
-        sample_ids=[bytes.fromhex(shard.meta(i)["sample_id"]) for i in rows],
-        image_sha256=digests,
-        image=image,
-        text=text,
-        tokens=tokens,
-        captions=[shard.caption(i) for i in rows],
-    )
-    write_part(out / "part.parquet", embedded, info_of(encoder, file_digest(shard.path), len(rows)))
-
-
-def info_of(encoder: Encoder, shard_digest: str, num_rows: int) -> TableInfo:
+def info_of(encoder: EncoderFacts, shard_digest: str, num_rows: int) -> TableInfo:
     """What a part made by an encoder says of itself."""
     versions = {"numpy": np.__version__, "pillow": PIL.__version__, "pyarrow": pa.__version__, **encoder.versions}
     return TableInfo(
@@ -184,31 +163,6 @@ def info_of(encoder: Encoder, shard_digest: str, num_rows: int) -> TableInfo:
         shard_digest=shard_digest,
         num_rows=num_rows,
     )
-
-
-def write_rejects(path: Path, shard: ShardReader, rejected: Sequence[tuple[int, str, str]]) -> None:
-    """Write the rows that could not be embedded, sorted by key."""
-    rows = [{"key": shard.keys[row], "reason": reason, "detail": detail} for row, reason, detail in sorted(rejected)]
-    pq.write_table(pa.Table.from_pylist(rows, schema=REJECTS_SCHEMA), path, compression="zstd")
-
-
-def check_written(shard: ShardReader, encoder: Encoder, part: Path, rows: Sequence[int]) -> None:
-    """Embed a few rows again, a small batch by themselves, and compare them with what was written.
-
-    Raises: ValueError that names the row that differs.
-    """
-    written = read_part(part)
-    if not rows:
-        return
-    places = np.unique(np.linspace(0, len(rows) - 1, NUM_CHECKED).astype(int)).tolist()
-    batch = decode_batch(shard, [rows[place] for place in places], encoder.image_px, encoder.interpolation)
-    captions = [shard.caption(row) for row in batch.rows]
-    image, text, _ = encode_batch(encoder, batch.pixels, captions, len(captions))
-    for name, again, stored in (("image", image, written.image), ("text", text, written.text)):
-        for n, place in enumerate(places):
-            cosine = float(again[n] @ stored[place] / np.linalg.norm(again[n]))
-            if not cosine >= MIN_CHECK_COSINE or batch.digests[n] != written.image_sha256[place]:
-                raise ValueError(f"{part}: the {name} of {written.keys[place]} embedded again has cosine {cosine:.5f}")
 
 
 def text_digest(text: str) -> str:

@@ -1,6 +1,7 @@
 """Encoded pictures to pixels, and back: upright, 8-bit, opaque RGB."""
 
 import io
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,15 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 Pixels = NDArray[np.uint8]
 MAX_PIXELS = 64_000_000
 KEPT_FORMATS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")  # of others, EPS runs a program
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+
+
+@cache
+def known_formats() -> tuple[str, ...]:
+    """The formats that are read, as far as this Pillow has them."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def open_rgb(
@@ -20,7 +29,7 @@ def open_rgb(
     Raises: ValueError when the bytes are no image, are cut short, or hold more than `max_pixels`.
     """
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=known_formats())
         if image.width * image.height > max_pixels:
             raise ValueError(f"image has {image.width}x{image.height} pixels, more than {max_pixels}")
         image.load()
@@ -59,12 +68,18 @@ def canonical(data: bytes) -> tuple[bytes, str, tuple[int, int]]:
 
     PNG, JPEG and WebP keep their bytes; anything else becomes PNG. Raises: as `open_rgb`.
     """
+    kept, kind, image = canonical_image(data)
+    return kept, kind, image.size
+
+
+def canonical_image(data: bytes) -> tuple[bytes, str, Image.Image]:
+    """As `canonical`, with the picture itself, which was decoded once."""
     image = open_rgb(data)
     with Image.open(io.BytesIO(data)) as opened:
         kind = KEPT_FORMATS.get(opened.format or "")
     if kind is None:
-        return png_bytes(np.asarray(image)), "png", image.size
-    return data, kind, image.size
+        return png_bytes(np.asarray(image)), "png", image
+    return data, kind, image
 
 
 def png_bytes(pixels: Pixels) -> bytes:

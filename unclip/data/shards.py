@@ -98,6 +98,8 @@ def index_tar(path: Path) -> list[Member]:
             infos = tar.getmembers()
     except (tarfile.TarError, EOFError, ValueError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a whole tar: {error}") from error
+    if sparse := next((info.name for info in infos if info.issparse()), None):
+        raise ValueError(f"{path} holds {sparse!r} with its zeros left out: write it without --sparse")
     last = infos[-1] if infos else None
     end = last.offset_data + (-(-last.size // BLOCK) * BLOCK if last.isfile() else 0) if last else 0
     with path.open("rb") as file:
@@ -132,14 +134,20 @@ def plain_member(header: bytes, offset: int) -> Member | None:
     return Member(name.rstrip(b"\0").decode(), offset + BLOCK, int(size[:11], 8))
 
 
-def group_members(members: Iterable[Member]) -> dict[str, dict[str, Member]]:
-    """Members by key, then by extension, as WebDataset does it: the key ends at the first dot of the file's name."""
+def tar_groups(path: Path) -> list[tuple[str, dict[str, Member]]]:
+    """The samples of a tar: key and members by extension, sorted by key, which ends at the first dot of a file's name.
+
+    Raises: ValueError as `index_tar`, and when two files have one key and extension: one of them would be lost.
+    """
     groups: dict[str, dict[str, Member]] = {}
-    for member in members:
+    for member in index_tar(path):
         folder, _, name = member.name.rpartition("/")
         stem, _, extension = name.partition(".")
-        groups.setdefault(f"{folder}/{stem}" if folder else stem, {})[extension.lower()] = member
-    return groups
+        files = groups.setdefault(f"{folder}/{stem}" if folder else stem, {})
+        if extension.lower() in files:
+            raise ValueError(f"{path} holds {member.name!r} twice: keys must differ from each other")
+        files[extension.lower()] = member
+    return sorted(groups.items())
 
 
 def image_member(files: Mapping[str, Member]) -> Member | None:
@@ -153,7 +161,7 @@ class ShardReader:
     def __init__(self, path: Path) -> None:
         """Raises: ValueError when the tar is broken or a sample lacks its picture, caption or JSON."""
         self.path = Path(path)
-        self._groups = sorted(group_members(index_tar(self.path)).items())
+        self._groups = tar_groups(self.path)
         self.keys = [key for key, _ in self._groups]
         for key, files in self._groups:
             if image_member(files) is None or "txt" not in files or "json" not in files:
@@ -163,6 +171,11 @@ class ShardReader:
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    @property
+    def groups(self) -> list[tuple[str, dict[str, Member]]]:
+        """Each sample's key and files by extension, sorted by key."""
+        return self._groups
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_file"}

@@ -69,7 +69,10 @@ def rows_digest(folder: Path, rows: Iterable[tuple[str, str]]) -> str:
     digest = hashlib.sha256()
     for file, caption in rows:
         path = inside(folder, file)
-        content = known_digest(path) if path is not None and path.is_file() else "missing"
+        try:
+            content = known_digest(path) if path is not None and path.is_file() else "missing"
+        except OSError:  # a name that no file can have
+            content = "missing"
         digest.update(f"{len(file)} {file} {len(caption)} {caption} {content}\n".encode())
     return digest.hexdigest()
 

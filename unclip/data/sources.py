@@ -6,18 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from unclip.data.config import FolderConfig, ShardsConfig
 from unclip.data.dense import SPLITS
-from unclip.data.images import canonical
+from unclip.data.images import canonical_image
 from unclip.data.rows import Row, refusals, sample_id, write_rows
 from unclip.data.shards import (
     IMAGE_EXTENSIONS,
     Member,
     Sample,
-    group_members,
-    index_tar,
     row_of,
     sample_key,
+    tar_groups,
     write_shard,
 )
 from unclip.data.source_plan import folder_chunks, inside, tar_paths
@@ -46,25 +47,48 @@ class Found:
 
 def admit(found: Found, key: str) -> Admission:
     """The sample under `key` if there is a caption and a picture that decodes to its end, else the reason."""
-    identity = found.identity or sample_id(found.source_id, found.caption)
-    refused: dict[str, Any] = {"sample_id": identity, "caption": found.caption, "url": found.source_id}
-    if isinstance(found.data, str):
-        return Admission(row=Row(**refused, status=found.data, detail=found.source_id))
-    if not found.caption.strip():
-        return Admission(row=Row(**refused, status="no_caption", detail=found.source_id))
+    said: dict[str, Any] = {"sample_id": identity_of(found), "caption": found.caption, "url": found.source_id}
     try:
-        data, extension, (width, height) = canonical(found.data)
-    except ValueError as error:
-        return Admission(row=Row(**refused, status="undecodable", detail=f"{found.source_id}: {error}"))
+        data, extension, image = fit_picture(found)
+    except Unfit as refusal:
+        return Admission(row=Row(**said, status=refusal.reason, detail=str(refusal)))
     sample = Sample(
         key=key,
         image=data,
         extension=extension,
         caption=found.caption,
-        sample_id=identity,
+        sample_id=said["sample_id"],
         meta=found.meta or {},
     )
-    return Admission(row=row_of(sample, width, height, found.source_id), sample=sample)
+    return Admission(row=row_of(sample, image.width, image.height, found.source_id), sample=sample)
+
+
+class Unfit(Exception):
+    """Why a row of a source is no sample: a short reason, and more in words."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def identity_of(found: Found) -> bytes:
+    """The sample id of a row: its own, or that of its source and caption."""
+    return found.identity or sample_id(found.source_id, found.caption)
+
+
+def fit_picture(found: Found) -> tuple[bytes, str, Image.Image]:
+    """The encoded picture as a shard holds it, its extension, and the picture, decoded to its end.
+
+    Raises: Unfit without caption, picture, or one that decodes.
+    """
+    if isinstance(found.data, str):
+        raise Unfit(found.data, found.source_id)
+    if not found.caption.strip():
+        raise Unfit("no_caption", found.source_id)
+    try:
+        return canonical_image(found.data)
+    except ValueError as error:
+        raise Unfit("undecodable", f"{found.source_id}: {error}") from error
 
 
 def write_admissions(out: Path, admissions: Iterable[Admission]) -> dict[str, Any]:
@@ -80,11 +104,18 @@ def folder_shard(config: FolderConfig, shard: int) -> Iterator[Admission]:
     """The rows of one shard of a captioned folder, in the order of its CSV. Raises: as `folder_chunks`."""
     folder = Path(config.folder)
     for number, (file, caption) in enumerate(folder_chunks(config)[shard]):
-        path = inside(folder, file)
-        data: bytes | str = "outside_folder" if file else "no_file"
-        if path is not None:
-            data = path.read_bytes() if path.is_file() else "missing_file"
-        yield admit(Found(source_id=file, caption=caption, data=data), sample_key(shard, number))
+        yield admit(Found(source_id=file, caption=caption, data=file_in(folder, file)), sample_key(shard, number))
+
+
+def file_in(folder: Path, file: str) -> bytes | str:
+    """The bytes of a file named relative to a folder, or the reason why there are none."""
+    path = inside(folder, file)
+    if path is None:
+        return "outside_folder" if file else "no_file"
+    try:
+        return path.read_bytes() if path.is_file() else "missing_file"
+    except OSError:  # a name that no file can have, or one that may not be read
+        return "unreadable_file"
 
 
 def foreign_shard(config: ShardsConfig, shard: int) -> Iterator[Admission]:
@@ -93,7 +124,7 @@ def foreign_shard(config: ShardsConfig, shard: int) -> Iterator[Admission]:
     Raises: ValueError when the tar is broken.
     """
     path = tar_paths(config)[shard]
-    groups = sorted(group_members(index_tar(path)).items())
+    groups = tar_groups(path)
     with path.open("rb") as file:
         for number, (name, files) in enumerate(groups):
             found = foreign_sample(f"{path.name}/{name}", {ext: read_member(file, m) for ext, m in files.items()})
@@ -109,8 +140,9 @@ def read_member(file: Any, member: Member) -> bytes:
 
 def foreign_sample(source_id: str, files: Mapping[str, bytes]) -> Found:
     """What the files of one sample say: caption from .txt, else from the JSON; our own metadata is kept."""
-    meta = read_meta(files.get("json", b"{}"))
-    text = files["txt"].decode("utf-8", "replace") if "txt" in files else str(meta.get("caption") or "")
+    meta, source_id = read_meta(files.get("json", b"{}")), writable(source_id)
+    told = meta.get("caption")
+    text = files["txt"].decode("utf-8", "replace") if "txt" in files else told if isinstance(told, str) else ""
     data: bytes | str = next((files[ext] for ext in FOREIGN_EXTENSIONS if ext in files), "no_image")
     url = meta.get("url") if isinstance(meta.get("url"), str) else None
     identity = meta.pop("sample_id", None)
@@ -126,12 +158,19 @@ def foreign_sample(source_id: str, files: Mapping[str, bytes]) -> Found:
 
 
 def read_meta(data: bytes) -> dict[str, Any]:
-    """A sample's JSON object; empty when it is none."""
+    """A sample's JSON object; empty when it is none. Halves of characters, which nothing can write, become `?`."""
     try:
         meta = json.loads(data)
-    except ValueError:
+        if b"\\ud" in data.lower():
+            meta = json.loads(writable(json.dumps(meta, ensure_ascii=False)))
+    except (ValueError, RecursionError):
         return {}
     return meta if isinstance(meta, dict) else {}
+
+
+def writable(text: str) -> str:
+    """The text with `?` for what has no UTF-8."""
+    return text.encode(errors="replace").decode()
 
 
 def is_identity(value: Any) -> bool:

@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 
+from unclip.data.crops import Crop
 from unclip.data.embed import info_of
 from unclip.data.images import png_bytes
 from unclip.data.rows import sample_id
@@ -35,6 +36,7 @@ class TinyEncoder:
 
     name, preprocessing_digest, tokenizer, compute_type = "tiny", "p" * 64, "words", "fp32"
     context, dimension, image_px, interpolation = 8, 12, 16, "bicubic"
+    crop = Crop(px=16)
 
     def __init__(self, weights_digest="w" * 64):
         self.weights_digest, self.versions = weights_digest, {}

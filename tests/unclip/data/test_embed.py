@@ -1,13 +1,17 @@
 """Facts about embedding a shard."""
 
 import hashlib
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from tests.unclip.data.data_fixtures import TinyEncoder, sample, write_source
-from unclip.data.embed import embed_shard
+from unclip.data.crops import Crop
+from unclip.data.decoding import Decoder
+from unclip.data.listings import FolderListing
+from unclip.data.part_files import embed_shard
 from unclip.data.shards import ShardReader, write_shard
 from unclip.data.table import read_part
 
@@ -76,6 +80,25 @@ def test_an_embedding_of_zero_is_a_rejected_row(tmp_path):
     counts, out = embed(tmp_path, [sample(i) for i in range(12)], Blind())
     reasons = pq.read_table(out / "rejects.parquet")["reason"].to_pylist()
     assert reasons == ["embedding_not_finite"] * counts["refused"]["embedding_not_finite"] and 0 < len(reasons) < 12
+
+
+def test_processes_write_the_bytes_that_threads_do(tmp_path):
+    samples = [sample(i) for i in range(37)]
+    object.__setattr__(samples[20], "image", b"no picture")
+    _, out = embed(tmp_path, samples, batch_size=20)
+    for workers in (1, 3):
+        (tmp_path / str(workers)).mkdir()
+        embed_shard(tmp_path / "shard.tar", TinyEncoder(), tmp_path / str(workers), 20, quiet, workers)
+        for name in ("part.parquet", "rejects.parquet"):
+            assert (tmp_path / str(workers) / name).read_bytes() == (out / name).read_bytes()
+
+
+def test_a_picture_refused_leaves_no_trace_of_the_batch_before():
+    with Decoder(Crop(px=16), 2, 0) as decoder:
+        listing = FolderListing(path=Path("nowhere"), keys=list("abcdefghi"), entries=[("no.png", "a caption")] * 9)
+        decoder._slots[:] = 255
+        batches = [(batch.start, batch.pixels.max()) for _, _, batch in decoder.batches([(0, listing)])]
+    assert batches == [(0, 0), (2, 0), (4, 0), (6, 0), (8, 0)]
 
 
 def test_an_empty_shard_gives_an_empty_part(tmp_path):

@@ -1,0 +1,68 @@
+"""What is done with a dump, at the command line: every verb over one small store."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from tests.unclip.data.dump_fixtures import put, rewrite
+
+
+@pytest.fixture(scope="module")
+def dump(shared, tmp_path_factory):
+    """A dump of the tars that a pipeline made, which is in the store as well."""
+    ran = shared("run", "shrunken", "--until", "index", "--set", "clip.train.num_steps=5")
+    assert ran.returncode == 0, ran.stderr
+    tars = tmp_path_factory.mktemp("tars")
+    for number, shard in enumerate(sorted(shared.store.glob("artifacts/source/*/shard.tar"))):
+        (tars / f"{number:05d}.tar").symlink_to(shard)
+    done = shared("embed", tars / "*.tar", "--out", tars.parent / "dump", "--clip", "shrunken")
+    assert done.returncode == 0, done.stderr
+    return tars.parent / "dump"
+
+
+def test_a_dump_and_its_pipeline_are_searched_alike_and_shown(shared, dump, tmp_path):
+    words = ("a red circle", "-k", 3, "--json", "--sheet", tmp_path / "found.png")
+    found = [json.loads(shared("search", name, *words).stdout) for name in (dump, "shrunken")]
+    assert [hit["cosine"] for hit in found[0]] == pytest.approx([hit["cosine"] for hit in found[1]], abs=1e-5)
+    assert len(found[0]) == 3 and Image.open(tmp_path / "found.png").size[0] > 500
+
+
+def test_figures_and_verdict_fit_a_terminal(shared, dump):
+    told = shared("inspect", dump)
+    assert told.returncode == 0 and max(map(len, told.stdout.splitlines())) <= 80, told.stdout
+    told_of = {line.split()[0] for line in told.stdout.splitlines() if line}
+    assert {"rows", "origin", "similarity", "duplicates", "disk"} <= told_of
+    done = shared("verify", dump, "--sample", 8)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout == "360 rows in 2 parts, 8 embedded again: all as they must be\n"
+
+
+def test_a_damaged_dump_is_exit_code_one_and_a_line_a_problem(shared, dump, tmp_path):
+    whole = (dump / "parts/000001.parquet").read_bytes()
+    rewrite(dump / "parts/000001.parquet", image_norm=put(3, 1.0))
+    done = shared("verify", dump, "--sample", 0)
+    (dump / "parts/000001.parquet").write_bytes(whole)
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 3
+    assert "parts/000001.parquet 00000100003: image_norm is 1, allowed: " in done.stdout
+
+
+def test_out_and_in_again_is_a_dump_to_search(shared, dump, tmp_path):
+    laid_out, back = tmp_path / "laid-out", tmp_path / "back"
+    assert shared("export", dump, "--out", laid_out, "--layout", "clip-retrieval").returncode == 0
+    made = shared("import", laid_out, "--out", back, "--clip", "shrunken")
+    assert made.returncode == 0 and made.stdout == f"360 rows in {back}\n", made.stderr
+    assert len(json.loads(shared("search", back, "a red circle", "-k", 4, "--json").stdout)) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("search", "nothing", "a"), "nothing is no dump, and "),
+        (("export", "dump", "--out", "x", "--layout", "zip"), "layout must be one of clip-retrieval, dense, got 'zip'"),
+        (("verify", "--sample", "3"), "have no effect without a DUMP"),
+    ],
+)
+def test_a_wrong_word_is_one_line(shared, dump, words, part):
+    done = shared(*(dump if word == "dump" else word for word in words))
+    assert done.returncode == 2 and part in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr

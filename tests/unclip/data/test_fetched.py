@@ -1,0 +1,95 @@
+"""Facts about a dump of a URL list, fetched from a real server on loopback."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tests.unclip.data.dump_fixtures import embedded, verified
+from tests.unclip.data.web_server import Handler, serve
+from unclip.data.config import DownloadConfig, UrlsConfig
+from unclip.data.dump import part_paths, rows_path
+from unclip.data.dump_figures import inspect_dump
+from unclip.data.dump_pictures import DumpPictures
+from unclip.data.fetch import tool_python
+from unclip.data.fetched import fetch_list
+
+HOW = DownloadConfig(allow_private=True, timeout_s=2, num_processes=1, num_threads=16, min_success_fraction=0)
+
+
+def has_tool():
+    try:
+        return bool(tool_python())
+    except ValueError:
+        return False
+
+
+pytestmark = pytest.mark.skipif(not has_tool(), reason="img2dataset's own environment is absent: run `make setup`")
+
+
+def write_list(path, rows):
+    path.write_text("url,caption\n" + "".join(f"{url},{caption}\n" for url, caption in rows))
+    return UrlsConfig(path=str(path), shard_size=4)
+
+
+@pytest.fixture(scope="module")
+def fetched(tmp_path_factory):
+    """A list of a shard and a half, its dump, and where the server is."""
+    server, folder = serve(), tmp_path_factory.mktemp("fetched")
+    base = f"http://127.0.0.1:{server.server_port}"
+    names = ["plain.jpg", "gone.jpg", "plain.jpg", "page.html", "wide.png", "moving.gif"]
+    config = write_list(folder / "list.csv", [(f"{base}/{name}", "a word") for name in names])
+    source = fetch_list(config, HOW, folder / "dump" / "pictures", lambda *a: None)
+    embedded(source, folder / "dump")
+    yield folder, config
+    server.shutdown()
+
+
+def statuses(dump):
+    return [row["status"] for part in part_paths(dump) for row in pq.read_table(rows_path(part)).to_pylist()]
+
+
+def test_every_row_of_the_list_has_its_fate_in_the_dump(fetched):
+    folder, _ = fetched
+    assert statuses(folder / "dump") == ["ok", "http_404", "duplicate", "not_an_image", "ok", "ok"]
+    found = inspect_dump(folder / "dump")
+    assert found["rows"] == 3 and found["refused"] == {"duplicate": 1, "http_404": 1, "not_an_image": 1}
+    assert verified(folder / "dump") == []
+
+
+def test_a_second_run_fetches_and_embeds_nothing_and_a_longer_list_only_what_is_new(fetched, tmp_path):
+    folder, config = fetched
+    before, asked = (
+        {path: path.read_bytes() for path in (folder / "dump").rglob("*.*") if path.is_file()},
+        dict(Handler.asked),
+    )
+    source = fetch_list(config, HOW, folder / "dump" / "pictures", lambda *a: None)
+    embedded(source, folder / "dump")
+    assert {path: path.read_bytes() for path in before} == before and dict(Handler.asked) == asked
+
+
+def test_pictures_of_a_fetched_dump_are_its_own_wherever_it_goes(fetched):
+    folder, _ = fetched
+    moved = (folder / "dump").rename(folder / "moved")
+    try:
+        picture = Image.open(io.BytesIO(DumpPictures(moved)(1, "00000100000")))
+        assert picture.size == (400, 100) and np.asarray(picture).shape[2] == 3
+        assert verified(moved) == []
+    finally:
+        moved.rename(folder / "dump")
+
+
+def test_a_shard_that_was_fetched_anew_is_embedded_anew(fetched, tmp_path):
+    folder, config = fetched
+    lines = Path(config.path).read_text().splitlines()
+    try:
+        Path(config.path).write_text("\n".join(lines[:-1]) + "\n")
+        source = fetch_list(config, HOW, folder / "dump" / "pictures", lambda *a: None)
+        embedded(source, folder / "dump")
+        assert statuses(folder / "dump") == ["ok", "http_404", "duplicate", "not_an_image", "ok"]
+        assert verified(folder / "dump") == []
+    finally:
+        Path(config.path).write_text("\n".join(lines) + "\n")
