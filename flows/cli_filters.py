@@ -38,6 +38,8 @@ def dropped(
     from flows.losses import newest_losses, write_csv
     from unclip.store import open_store
 
+    if sum((to is not None, sheets is not None, as_json)) > 1:
+        raise ValueError("--out, --sheets and --json each say where the rows go: give one of them")
     steps, losses = newest_losses(open_store(store), name)
     count = sum(step.dropped for step in steps if reason in (None, step.reason))
     reasons = list(dict.fromkeys(step.reason for step in steps))
@@ -46,19 +48,15 @@ def dropped(
     if sheets is not None:
         from unclip.report.dropped_sheet import write_sheets
 
-        for path in write_sheets(losses, sheets, reason=reason):
-            print(path)
-        return
-    if to is not None:
+        print("\n".join(map(str, write_sheets(losses, sheets, reason=reason))))
+    elif to is not None:
         print(f"{write_csv(losses, to, reason)} rows in {to}")
-        return
-    if as_json:
+    elif as_json:
         print(json.dumps([row.as_dict() for row in losses.rows(reason)], indent=1))
-        return
-    rows = [[row.reason, row.file or row.key or "", row.said] for row in islice(losses.rows(reason), num)]
-    out.print(table(f"{name}: {count:,} rows", ["reason", "row", "detail"], rows))
-    if count > num:
-        out.print(f"and {count - num:,} more: -n, --json or --out FILE.csv")
+    else:
+        rows = [[row.reason, row.file or row.key or "", row.said] for row in islice(losses.rows(reason), num)]
+        more = f"and {count - num:,} more: -n, --json or --out FILE.csv" if count > num else ""
+        out.print(table(f"{name}: {count:,} rows", ["reason", "row", "detail"], rows), more)
 
 
 @app.command("fit-aesthetic", rich_help_panel="Data")

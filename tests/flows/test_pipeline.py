@@ -12,6 +12,7 @@ from PIL import Image
 from flows.graph import OPTIONAL, STAGES
 from tests.flows.golden import GOLDEN, losses_of
 from tests.flows.golden import STAGES as TRAINED_STAGES
+from unclip.data.shards import ShardReader, sample_key
 from unclip.prefect_server import running_url, start_server
 from unclip.report.grid import GAP_PX, MIN_TILE_PX, TEXT_PX
 from unclip.store import Store
@@ -298,6 +299,21 @@ def test_shards_of_the_store_become_a_dump_that_can_be_searched(store, shared, t
     assert again["embedded_shards"] == 0
     assert len(json.loads(shared("search", dump, "a red circle", "-k", 3, "--json").stdout)) == 3
     assert json.loads(shared("inspect", dump, "--json").stdout)["problems"] == []
+
+
+def test_a_head_is_fitted_to_ratings_of_a_dump_and_a_bad_list_is_one_line(shared, ran, store, tmp_path):
+    tar = artifact(store, "source").path / "shard.tar"
+    assert shared("embed", tar, "--out", tmp_path / "dump", "--clip", "shrunken").returncode == 0
+    keys = ShardReader(tar).keys
+    lines = [f"{sample_key(0, place)},{place % 7}" for place in range(len(keys))]
+    (tmp_path / "ratings.csv").write_text("\n".join(["key,rating", *lines]))
+    words = ("--dump", tmp_path / "dump", "--out", tmp_path / "head")
+    found = json.loads(shared("fit-aesthetic", tmp_path / "ratings.csv", *words, "--json").stdout)
+    assert found["num_rated"] == len(keys) == 180 and found["num_unknown"] == 0
+    assert (tmp_path / "head" / "head.safetensors").is_file()
+    (tmp_path / "ratings.csv").write_text("key,rating\n1,good\n")
+    refused = shared("fit-aesthetic", tmp_path / "ratings.csv", *words)
+    assert refused.returncode == 2 and "ratings.csv:2: rating must be a number, got 'good'" in refused.stderr
 
 
 @pytest.fixture(scope="module")

@@ -6,14 +6,17 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from tests.unclip.data.data_fixtures import picture, sample, write_source
-from unclip.data.config import FilterConfig
+from unclip.data.config import FilterConfig, ShardsConfig
 from unclip.data.filters import filter_rows
 from unclip.data.images import png_bytes
-from unclip.data.scores import SCORES_SCHEMA, score_picture, score_shard
-from unclip.data.shards import ShardReader
+from unclip.data.scores import SCORES_SCHEMA, score_caption, score_picture, score_shard
+from unclip.data.shards import ShardReader, write_shard
+from unclip.data.sources import foreign_shard, write_admissions
 
 
 def scores_of(tmp_path, samples):
@@ -112,6 +115,14 @@ def test_scores_of_the_source_are_recorded_and_above_the_limit_or_without_one_dr
     assert selection.dropped_rows()["detail"].to_pylist() == ["0.900", *["no score"] * 4]
 
 
+def test_scores_in_the_samples_of_foreign_tars_reach_the_policy(tmp_path):
+    write_shard(tmp_path / "laion.tar", [sample(i, pwatermark=i / 4) for i in range(4)])
+    (tmp_path / "out").mkdir()
+    write_admissions(tmp_path / "out", foreign_shard(ShardsConfig(pattern=str(tmp_path / "laion.tar")), 0))
+    scores = score_shard(ShardReader(tmp_path / "out" / "shard.tar"))
+    assert run(FilterConfig(max_watermark=0.5), scores)[1] == {"00000000003": "watermark"}
+
+
 @pytest.mark.parametrize(("setting", "field"), [("max_unsafe", "unsafe_field"), ("max_watermark", "watermark_field")])
 def test_a_policy_on_a_score_that_the_source_lacks_is_refused(tmp_path, setting, field):
     scores = scores_of(tmp_path, [sample(i) for i in range(3)])
@@ -172,3 +183,61 @@ def test_the_order_of_shards_decides_only_among_equals(tmp_path):
 def test_impossible_settings_are_refused(setting, message):
     with pytest.raises(ValueError, match=message):
         FilterConfig(**setting)
+
+
+CAPTION = st.text(max_size=12)
+ROW = st.fixed_dictionaries(
+    {
+        "status": st.sampled_from(["ok", "ok", "ok", "undecodable"]),
+        "width": st.integers(0, 200),
+        "height": st.integers(0, 200),
+        "std": st.floats(0, 9, width=32),
+        "sharpness": st.floats(0, 1e6, width=32),
+        "pixel_digest": st.sampled_from([bytes([n]) * 32 for n in range(4)]),
+        "perceptual_hash": st.sampled_from([0, 1, 3, 2**40]),
+        "caption": CAPTION,
+        "unsafe": st.none() | st.floats(0, 1, width=32),
+        "watermark": st.none(),
+        "group": st.none() | st.sampled_from(["a", "b", "犬"]),
+        "split": st.none() | st.sampled_from(["train", "validation", "test"]),
+    }
+)
+POLICY = st.fixed_dictionaries(
+    {
+        "min_side_px": st.integers(0, 100),
+        "max_aspect": st.none() | st.floats(1, 5),
+        "min_words": st.integers(0, 3),
+        "languages": st.none() | st.just(("en", "unknown")),
+        "max_per_caption": st.none() | st.integers(1, 2),
+        "max_hamming": st.none() | st.integers(0, 4),
+        "validation_fraction": st.floats(0, 0.4),
+    }
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(shards=st.lists(st.lists(ROW, min_size=1, max_size=6), min_size=1, max_size=3), policy=POLICY)
+def test_whatever_the_scores_and_the_policy_every_row_is_kept_or_dropped_for_one_reason(shards, policy):
+    tables = [table_of(number, rows) for number, rows in enumerate(shards)]
+    keys = [key for table in tables for key in table["key"].to_pylist()]
+    try:
+        selection, kept = filter_rows(FilterConfig(**policy), tables)
+    except ValueError as error:
+        assert "keeps no row; dropped: " in str(error)
+        return
+    dropped = selection.dropped_rows()["key"].to_pylist()
+    assert sorted(kept["key"].to_pylist() + dropped) == keys
+    assert selection.funnel[0].rows_in == len(keys) and selection.funnel[-1].rows_out == len(kept)
+    assert all(one.rows_out == two.rows_in for one, two in pairwise(selection.funnel))
+
+
+def table_of(shard, rows):
+    keys = [{"key": f"{shard:06d}{i:05d}"} for i in range(len(rows))]
+    scored = [key | row | score_caption(row["caption"]) for key, row in zip(keys, rows, strict=True)]
+    return pa.Table.from_pylist(scored, schema=SCORES_SCHEMA)
+
+
+@given(caption=st.text())
+def test_any_caption_has_a_language_and_a_probability(caption):
+    scores = score_caption(caption)
+    assert 0 <= scores["language_prob"] <= 1 and (scores["language"] == "") == (scores["language_prob"] == 0)
