@@ -85,6 +85,8 @@ class UrlsConfig:
     url_column: str = "url"
     caption_column: str = "caption"
     shard_size: int = 2_000  # rows of the list, refused ones counted
+    blocked_domains: str | None = None  # a text file, one domain a line: nothing of it or below it is fetched
+    blocked_urls: str | None = None  # a text file, one URL a line
 
     def __post_init__(self) -> None:
         """Raises: ValueError naming the field."""
