@@ -23,24 +23,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.overhead import machine
 
-WORDS = [
-    "a",
-    "photograph",
-    "of",
-    "some",
-    "old",
-    "stone",
-    "bridge",
-    "over",
-    "the",
-    "quiet",
-    "river",
-    "with",
-    "two",
-    "boats",
-    "at",
-    "dawn",
-]
+WORDS = ("a photograph of", "some old stone bridge", "over the quiet river", "with two boats", "at dawn")
 
 
 def rows_of(num_rows: int) -> Iterator[tuple[str, str]]:
@@ -48,7 +31,7 @@ def rows_of(num_rows: int) -> Iterator[tuple[str, str]]:
     for row in range(num_rows):
         n = row // 2 if row % 10 == 9 else row
         host = f"https://img{n % 997}.example-{n % 13}.com"
-        yield f"{host}/media/{n // 7:08x}/{n * 2654435761 % 2**32:08x}.jpg?w=1024", f"{' '.join(WORDS[n % 8 :])} {n}"
+        yield f"{host}/media/{n // 7:08x}/{n * 2654435761 % 2**32:08x}.jpg?w=1024", f"{' '.join(WORDS[n % 4 :])} {n}"
 
 
 def write_list(path: Path, num_rows: int) -> None:

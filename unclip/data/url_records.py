@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-BATCH_ROWS = 10_000  # of a Parquet file that are in memory at once
+BATCH_ROWS = 2_000  # of a Parquet file that are in memory at once
 BUFFER_BYTES = 1 << 20  # of each column, so that a large row group is not read whole
 BOM = b"\xef\xbb\xbf"
 
@@ -117,7 +117,7 @@ def _jsonl_records(path: Path, url: str, caption: str, place: Place) -> Iterator
 
 def _parquet_records(path: Path, url: str, caption: str, place: Place) -> Iterator[Record]:
     try:
-        file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES)
+        file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path} is not Parquet: {error}") from error
     with file:

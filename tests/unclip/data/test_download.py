@@ -14,12 +14,13 @@ import pytest
 from PIL import Image, ImageCms
 
 from unclip.data.config import DownloadConfig, UrlsConfig
-from unclip.data.download import check_success, download, refuse
+from unclip.data.download import download, refuse
 from unclip.data.fates import may_pass, status_of
 from unclip.data.fetch import tool_python
 from unclip.data.fetcher import Fetcher, is_public
+from unclip.data.gate import Gate
 from unclip.data.originals import Refused, take_picture
-from unclip.data.rows import Row, read_rows
+from unclip.data.rows import read_rows
 from unclip.data.shards import ShardReader
 from unclip.data.urls import write_pairs
 
@@ -161,10 +162,9 @@ def test_a_private_address_is_refused_where_the_connection_is_made(monkeypatch, 
 
 
 def test_too_few_successes_name_both_shares_and_the_reasons():
-    rows = [Row(sample_id=bytes(16), caption="", status=status) for status in ("http_404", "timeout", "http_404")]
-    message = r"0\.5 is asked, 0\.00 is there \(0 of 3 rows; http_404 2, timeout 1\)"
+    message = r"0\.5 is asked, 0\.00 is there \(0 of 3 rows; http_404 2, timeout 1\); http_404: the picture is gone"
     with pytest.raises(ValueError, match=message):
-        check_success(rows, CONFIG)
+        Gate(CONFIG, 4, ["duplicate"]).judge(["http_404", "timeout", "http_404", "duplicate"])
 
 
 @needs_tool
@@ -192,7 +192,7 @@ KILLED = """
 import sys
 from pathlib import Path
 from unclip.data.config import DownloadConfig
-from unclip.data.download import check_success, download, refuse
+from unclip.data.download import download
 folder = Path(sys.argv[1])
 config = DownloadConfig(allow_private=True, timeout_s=60, num_processes=1)
 download(folder / "pairs.parquet", 0, config, folder, lambda *_, **__: None)
