@@ -16,6 +16,7 @@ import io
 import ipaddress
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -104,7 +105,7 @@ class Fetcher:
         if not hasattr(self.request, "deadline"):
             return self.connect(address, *rest, **named)
         error: OSError = OSError(f"no address for {address[0]}")
-        for family, kind, protocol, _, place in socket.getaddrinfo(address[0], address[1], 0, socket.SOCK_STREAM):
+        for family, kind, protocol, _, place in self.getaddrinfo(address[0], address[1], 0, socket.SOCK_STREAM):
             left = self.request.deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
@@ -152,7 +153,8 @@ class Fetcher:
 
     def read_body(self, answer: Any) -> bytes:
         """The body of an answer. Raises: Refused when it is over the limit or shorter than announced."""
-        announced = int(answer.headers.get("Content-Length") or -1)
+        length = answer.headers.get("Content-Length") or ""
+        announced = int(length) if re.fullmatch("[0-9]{1,18}", length) else -1
         if announced > self.max_bytes:
             raise Refused(f"{TOO_LARGE}: {announced} bytes, more than {self.max_bytes}")
         body: bytes = answer.read(self.max_bytes + 1)
