@@ -105,6 +105,10 @@ class Bars:
                 refused.update(artifact.manifest()["metrics"].get("refused", {}))
             lost = f"; {lost_rows(refused)}" if refused else ""
             err.print(f"{stage:>15} {what} in {seconds:.1f} s{lost}")
+            if stage == "download" and refused:
+                from flows.downloads import fates_table
+
+                err.print(fates_table("", refused))
 
     def failed(self, stage: str, error: BaseException) -> None:
         """Close the stage's bar."""

@@ -102,6 +102,14 @@ class UrlsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetryConfig:
+    """Rows of a URL list that were refused, to be fetched again as a further shard; `unclip retry` writes the file."""
+
+    path: str
+    origins: tuple[int, ...]  # the shards whose refusals still stand
+
+
+@dataclass(frozen=True, kw_only=True)
 class DownloadConfig:
     """How URLs are fetched, through img2dataset in its own environment, and what of them is kept."""
 

@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from unclip.data.advice import advice_on
 from unclip.data.config import DownloadConfig
-from unclip.data.fates import advice_on, may_pass, status_of
+from unclip.data.fates import may_pass, status_of
 from unclip.data.rows import OK
 from unclip.data.urls import DUPLICATE
 

@@ -109,6 +109,8 @@ def _jsonl_records(path: Path, url: str, caption: str, place: Place) -> Iterator
                 row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise ValueError(f"{where} is not JSON: {error.msg} at column {error.colno}") from error
+            except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
+                raise ValueError(f"{where} is not JSON that can be read: {error}") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{where} must be a JSON object, got {line.strip()[:40]}")
             require_columns(where, list(row), url, caption)
@@ -117,10 +119,13 @@ def _jsonl_records(path: Path, url: str, caption: str, place: Place) -> Iterator
 
 def _parquet_records(path: Path, url: str, caption: str, place: Place) -> Iterator[Record]:
     try:
-        file = pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not Parquet: {error}") from error
-    with file:
+        yield from _row_groups(path, url, caption, place)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is not Parquet: {' '.join(str(error).split())}") from error
+
+
+def _row_groups(path: Path, url: str, caption: str, place: Place) -> Iterator[Record]:
+    with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
         require_columns(path, file.schema_arrow.names, url, caption)
         first, start = _row_group(file, place.at)
         groups = range(first, file.num_row_groups)

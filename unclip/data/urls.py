@@ -154,6 +154,11 @@ def write_table(table: pa.Table, number: int, path: Path) -> dict[str, int]:
     return {"rows": table.num_rows, **{reason: refused[reason] for reason in REFUSALS}}
 
 
+def shard_number(pairs: Path) -> int:
+    """The number in a `pairs.parquet`: of the keys that its samples will have."""
+    return int(pq.read_schema(pairs).metadata[b"shard"])
+
+
 def pair_recipes(config: UrlsConfig, wanted: slice = ALL) -> list[dict[str, Any]]:
     """For each wanted shard of the list, in order, the JSON-able values that decide its `pairs.parquet`."""
     notes = list(enumerate(survey(config)))[wanted]

@@ -1,5 +1,6 @@
 import importlib.util
 import io
+import json
 import os
 import signal
 import socket
@@ -7,22 +8,25 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from unclip.data.advice import ADVICE, advice_on
 from unclip.data.config import DownloadConfig, UrlsConfig
 from unclip.data.download import download, refuse
-from unclip.data.fates import may_pass, status_of
-from unclip.data.fetch import tool_python
+from unclip.data.fates import PATTERNS, may_pass, status_of
+from unclip.data.fetch import require_distributor, tool_python
 from unclip.data.fetcher import Fetcher, is_public
-from unclip.data.gate import Gate
+from unclip.data.gate import Gate, TooFewSuccesses
 from unclip.data.originals import Refused, take_picture
 from unclip.data.rows import read_rows
 from unclip.data.shards import ShardReader
-from unclip.data.urls import write_pairs
+from unclip.data.urls import REFUSALS, write_pairs
+from unclip.recipe import NEUTRAL_MODULES, code_modules
 
 spec = importlib.util.spec_from_file_location("web_server", Path(__file__).with_name("web_server.py"))
 web = importlib.util.module_from_spec(spec)
@@ -162,9 +166,74 @@ def test_a_private_address_is_refused_where_the_connection_is_made(monkeypatch, 
 
 
 def test_too_few_successes_name_both_shares_and_the_reasons():
-    message = r"0\.5 is asked, 0\.00 is there \(0 of 3 rows; http_404 2, timeout 1\); http_404: the picture is gone"
+    message = r"0\.5 is asked, 0\.00 is there \(0 of 3 rows; http_404 2, timeout 1\); http_404: it is gone"
     with pytest.raises(ValueError, match=message):
         Gate(CONFIG, 4, ["duplicate"]).judge(["http_404", "timeout", "http_404", "duplicate"])
+
+
+@pytest.mark.parametrize("is_last, errors, stops", [(0, 5, False), (0, 6, True), (1, 5, True), (1, 4, False)])
+def test_what_may_pass_counts_as_lost_in_the_last_pass_alone(is_last, errors, stops):
+    gate = Gate(CONFIG, 12, ["malformed", "duplicate", "duplicate"])  # five of ten rows must come
+    texts = ["", *["HTTP Error 404: Not Found"] * (errors - 1), "timed out"]
+    if not stops:
+        return gate.check(texts, bool(is_last))
+    with pytest.raises(TooFewSuccesses, match=r"at most 0\.40 can still be: stopped before the rest was fetched"):
+        gate.check(texts, bool(is_last))
+
+
+def test_a_list_that_cannot_succeed_is_not_fetched_at_all(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNCLIP_IMG2DATASET", "/nowhere")
+    pairs = freeze(tmp_path, [("nonsense", "x"), ("http://10.0.0.1/", "y"), ("http://a.example/", "z")])
+    with pytest.raises(TooFewSuccesses, match=r"at most 0\.33 can still be"):
+        download(pairs, 0, DownloadConfig(), tmp_path, lambda *_, **__: None)
+    assert json.loads((tmp_path / "work" / "failed.json").read_text()) == {"malformed": 1, "private_address": 1}
+
+
+@needs_tool
+def test_a_hopeless_list_is_not_fetched_to_its_end(tmp_path, server):
+    pairs = freeze(tmp_path, [(f"{server}/hostile-late-404?{i}", "x") for i in range(100)])
+    config = replace(CONFIG, num_threads=1, min_success_fraction=0.9)
+    with pytest.raises(TooFewSuccesses, match=r"http_404: it is gone"):
+        download(pairs, 0, config, tmp_path, lambda *_, **__: None)
+    assert 10 < web.Handler.asked["/hostile-late-404"] < 50
+
+
+@needs_tool
+def test_the_same_list_and_the_same_answers_give_the_same_bytes(tmp_path, server):
+    lines = [(f"{server}/{name}?{i}", f"{i}") for i in range(9) for name in ("plain.jpg", "gone.jpg", "wide.png")]
+    contents = []
+    for name, threads in (("one", 1), ("two", 16)):
+        pairs = freeze(tmp_path / name, lines)
+        download(pairs, 0, replace(CONFIG, num_threads=threads), pairs.parent, lambda *_, **__: None)
+        contents.append([(pairs.parent / file).read_bytes() for file in ("shard.tar", "rows.parquet")])
+    assert contents[0] == contents[1]
+
+
+@needs_tool
+def test_x_robots_tag_may_speak_to_one_reader_alone(tmp_path, server):
+    config = replace(CONFIG, user_agent_token="otherbot")  # `ourbot` is refused: test_hostile.py
+    download(freeze(tmp_path, [(f"{server}/hostile-named-opt-out", "x")]), 0, config, tmp_path, lambda *_, **__: None)
+    assert [row.status for row in read_rows(tmp_path / "rows.parquet")] == ["ok"]
+
+
+@needs_tool
+def test_a_distributor_that_is_not_installed_is_one_clear_error():
+    with pytest.raises(ValueError, match=r"distributor 'ray' needs ray in .* -m pip install ray; on a cluster"):
+        require_distributor(DownloadConfig(distributor="ray"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"distributor": "dask"}, "distributor must be one of multiprocessing, ray, pyspark, got 'dask'"),
+        ({"subjob_size": 9}, "subjob_size must be null without pyspark, got 9"),
+        ({"user_agent_token": "a b"}, "user_agent_token must be a name of letters"),
+        ({"user_agent_token": "a", "disallowed_directives": ()}, "user_agent_token must be null without directives"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DownloadConfig(**settings)
 
 
 @needs_tool
@@ -191,6 +260,7 @@ def test_an_interrupted_download_goes_on_and_a_failed_one_starts_afresh(tmp_path
 KILLED = """
 import sys
 from pathlib import Path
+from unclip.data.advice import ADVICE, advice_on
 from unclip.data.config import DownloadConfig
 from unclip.data.download import download
 folder = Path(sys.argv[1])
@@ -270,6 +340,22 @@ def test_errors_are_sorted_by_whether_they_may_pass():
     statuses = [status_of(text) for text in texts]
     assert statuses == ["http_404", "http_503", "dns", "timeout", "unfinished", "tls"]
     assert [may_pass(status) for status in statuses] == [False, True, True, True, True, False]
+
+
+@pytest.mark.parametrize("status", [status for _, status in PATTERNS] + list(REFUSALS) + list(FATES.values()))
+def test_every_status_has_its_own_advice(status):
+    assert status == "failed" or advice_on(status) != advice_on("failed")
+    assert len(advice_on(status).meaning) <= 40
+
+
+def test_other_words_of_advice_fetch_nothing_again():
+    modules = code_modules(("tasks.download",))
+    assert {"unclip.data.advice", "unclip.data.fates"} <= modules and "unclip.data.advice" in NEUTRAL_MODULES
+
+
+def test_codes_without_advice_of_their_own_have_that_of_their_kind():
+    assert advice_on("http_503") == advice_on("http_500") == ADVICE["http_5xx"]
+    assert advice_on("http_418") == ADVICE["http_4xx"] and advice_on("http_999") == ADVICE["http"]
 
 
 def test_a_picture_with_broken_exif_is_a_refused_row():

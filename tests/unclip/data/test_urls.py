@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from unclip.data.config import DownloadConfig, UrlsConfig
 from unclip.data.identities import SPILL_ROWS, Identities, bits_between
+from unclip.data.url_records import read_records
 from unclip.data.urls import PAIRS_SCHEMA, pair_recipes, read_shard, survey, write_pairs
 from unclip.data.web_address import NORMAL, _normalised, normalise_url
 
@@ -188,6 +189,35 @@ def test_a_malformed_list_is_one_clear_error(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message.replace("[", r"\[")):
         survey(UrlsConfig(path=str(tmp_path / name)))
+
+
+LISTS = {
+    "csv": b'url,caption\nhttp://a.example/1,"one, ""two"""\n\nhttp://a.example/2,\xc3\xbc\n',
+    "jsonl": b'{"url": "http://a.example/1", "caption": "\\ud83d\\ude00"}\n{"url": null, "caption": [1, {"a": 2}]}\n',
+}
+
+
+@pytest.fixture(scope="module")
+def broken_list(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("broken")
+    pq.write_table(
+        pa.table({"url": ["http://a.example/1"] * 9, "caption": list("abcdefghi")}), folder / "whole.parquet"
+    )
+    return folder / "list"
+
+
+@given(st.sampled_from(["csv", "jsonl", "parquet"]), st.integers(0, 2**32), st.binary(max_size=9), st.booleans())
+def test_a_damaged_list_is_rows_or_one_clear_error(broken_list, suffix, where, junk, cuts):
+    whole = LISTS.get(suffix) or broken_list.with_name("whole.parquet").read_bytes()
+    at = where % (len(whole) + 1)
+    path = broken_list.with_suffix(f".{suffix}")
+    path.write_bytes(whole[:at] + junk + (b"" if cuts else whole[at + len(junk) :]))
+    try:
+        rows = sum(1 for _ in read_records(path, "url", "caption"))
+    except ValueError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+    else:
+        assert rows <= 200
 
 
 def test_a_list_that_is_not_utf8_is_one_clear_error(tmp_path):

@@ -200,6 +200,11 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(0.4)
         self.answer(302, b"", Location=f"/hostile-slow-circle?{time.monotonic()}")
 
+    def late_404(self) -> None:
+        """Not there, said after a while."""
+        time.sleep(0.15)
+        self.answer(404, b"")
+
     def loop(self) -> None:
         """A redirect to itself."""
         self.answer(302, b"", Location="/hostile-loop")
