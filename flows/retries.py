@@ -102,10 +102,12 @@ def add_retries(graph: "Graph", statuses: Iterable[str], settings: dict[str, Any
     artifacts = fetched(graph)
     refused = final_refusals(graph, artifacts)
     asked = sorted(set(refused) - set(REFUSALS))
-    wanted = set(statuses) or {status for status in asked if may_pass(status)}
-    if not wanted or not wanted <= set(asked):
-        odd = ", ".join(sorted(wanted - set(asked))) or "those that may pass with time"
-        raise ValueError(f"no row was asked for and refused as {odd}; there are {', '.join(asked) or 'none'}")
+    given = list(statuses)
+    wanted = {s for s in asked if any(_matches(s, one) for one in given) or (not given and may_pass(s))}
+    odd = [one for one in given if not any(_matches(s, one) for s in asked)]
+    if odd or not wanted:
+        said = ", ".join(odd) or "may pass with time"
+        raise ValueError(f"no row was asked for and refused as {said}; there are {', '.join(asked) or 'none'}")
     download = graph.pipeline.download
     assert download is not None
     replaced(download, LENIENT | settings)  # refused here, not when it is run
@@ -116,6 +118,11 @@ def add_retries(graph: "Graph", statuses: Iterable[str], settings: dict[str, Any
         shards.append(write_retry(retry_folder(graph), chunk, tokens, LENIENT | settings).shard)
         counts.update(row["status"] for _, row in chunk)
     return shards, counts
+
+
+def _matches(status: str, given: str) -> bool:
+    """Whether a status is the one given; `http_5xx` is all of its kind."""
+    return status == given or (given.endswith("xx") and status.startswith(given.removesuffix("xx")))
 
 
 def tokens_of(graph: "Graph") -> dict[int, str]:

@@ -76,7 +76,7 @@ def site(tmp_path, server):
 def test_refused_rows_come_back_as_a_further_shard_with_their_sample_ids(site):
     graph, built = site.run()
     assert built == [2, 2] and downloads(graph).refused == {"http_503": 1, "http_404": 1, "http_429": 1}
-    shards, counts = add_retries(graph, ["http_503", "http_429"], {"num_threads": 1})
+    shards, counts = add_retries(graph, ["http_5xx", "http_429"], {"num_threads": 1})
     assert shards == [900000] and counts == {"http_503": 1, "http_429": 1}
     again, built = site.run()
     assert built == [1, 1] and again.stages()[1].name == "download"

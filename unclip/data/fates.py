@@ -1,6 +1,7 @@
 """Why a URL gave no picture: error texts sorted into a few statuses, and which of them may pass."""
 
 import re
+from functools import lru_cache
 
 from unclip.data import fetcher
 
@@ -30,6 +31,7 @@ PASSING = (
 )  # and http_5xx
 
 
+@lru_cache(maxsize=4096)  # a host says the same of many URLs
 def status_of(error: str) -> str:
     """The short reason for an error text: `http_404`, `timeout`, ...; `failed` for what fits nowhere."""
     if code := re.match(r"HTTP Error (\d{3})", error):

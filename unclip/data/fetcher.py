@@ -34,6 +34,7 @@ TOO_LARGE = "too large"
 TIMEOUT = "timed out"
 TRUNCATED = "truncated"
 PROTOCOL = "not HTTP"
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # IPv4 addresses as a gateway of an IPv6 network has them
 MARK_BYTES = 400  # of a line: written at once, so that lines of several processes do not mix
 
 
@@ -180,7 +181,8 @@ def is_public(address: str) -> bool:
     """Whether an address is one of the internet's: not loopback, private, link-local, multicast or reserved."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        ip = ip.ipv4_mapped or ip.sixtofour or ip
+        translated = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else None
+        ip = ip.ipv4_mapped or ip.sixtofour or translated or ip
     return ip.is_global and not ip.is_multicast
 
 

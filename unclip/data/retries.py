@@ -96,9 +96,10 @@ def write_retry(
     """One further shard of the folder, of (shard, row) as `refused_rows` gives them; complete once it is there."""
     folder.mkdir(parents=True, exist_ok=True)
     number = max((retry.shard for retry in read_retries(folder)), default=FIRST - 1) + 1
-    origins = {}
-    for shard in sorted({shard for shard, _ in rows}):
-        own = [row for origin, row in rows if origin == shard]
+    origins, by_shard = {}, dict[int, list[dict[str, Any]]]()
+    for shard, row in rows:
+        by_shard.setdefault(shard, []).append(row)
+    for shard, own in sorted(by_shard.items()):
         digest = hashlib.sha256(json.dumps([[row["url"], row["caption"]] for row in own]).encode()).hexdigest()
         origins[shard] = Origin(tokens[shard], digest, dict(Counter(row["status"] for row in own)))
     pairs = [{**row, "refused": None, "detail": "", "origin": origin} for origin, row in rows]

@@ -80,7 +80,7 @@ def test_a_list_changed_under_the_survey_is_refused(tmp_path):
         read_shard(config, 0)
 
 
-@pytest.mark.parametrize("num_rows", [1, 1000, 2 * SPILL_ROWS + 77])
+@pytest.mark.parametrize("num_rows", [1, 1000, SPILL_ROWS + 77])
 def test_repeats_found_on_disk_are_those_a_set_finds(num_rows):
     drawn = np.random.default_rng(0).integers(0, num_rows, num_rows)
     names, seen, repeats = [hashlib.sha256(bytes(n)).digest()[:16] for n in drawn], set(), []
