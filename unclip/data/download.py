@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -64,7 +65,9 @@ def _download(pairs: Path, shard: int, config: DownloadConfig, out: Path, progre
             if sample:
                 yield sample
 
-    kept = write_in_order(out / "shard.tar", samples())
+    with warnings.catch_warnings():  # here, not where pictures are decoded: filters belong to no thread
+        warnings.simplefilter("ignore")  # Pillow's, of doubtful files; the limits are ours
+        kept = write_in_order(out / "shard.tar", samples())
     gate.judge(row.status for row in rows)
     write_rows(out / "rows.parquet", rows)
     speed = {"fetch_s": fetch_s, "rows_per_s": len(targets) / max(fetch_s, 1e-9)}
