@@ -44,18 +44,16 @@ def downloads(graph: Graph) -> Downloads:
     from unclip.data.retries import read_retries
 
     steps = download_steps(graph)
-    artifacts = [step.found for step in steps]
-    refused = final_refusals(graph, artifacts)
-    metrics = [artifact.manifest()["metrics"] for artifact in artifacts if artifact is not None]
-    retries = zip(graph.retries, artifacts[graph.num_listed :], strict=True)
-    retried = sum(retry.num_rows for retry, artifact in retries if artifact is not None)
+    artifacts = [step.found for step in steps if step.found is not None]
+    metrics = [artifact.manifest()["metrics"] for artifact in artifacts]
+    retried = sum(sum(m.get("asked_again", {}).values()) for m in metrics)
     failed, under_way = _unfinished(graph, steps)
     return Downloads(
         num_shards=len(steps),
         num_fetched=len(metrics),
         rows=sum(m["rows"] for m in metrics) - retried,
         ok=sum(m["kept"] for m in metrics),
-        refused=dict(refused.most_common()),
+        refused=dict(final_refusals(artifacts).most_common()),
         retried=retried,
         void_retries=len(read_retries(retry_folder(graph))) - len(graph.retries),
         failed=failed,

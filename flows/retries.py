@@ -29,16 +29,6 @@ class RetryShard:
     recipe: dict[str, Any]  # of its source
     download: DownloadConfig
 
-    @property
-    def num_rows(self) -> int:
-        """How many rows it fetches again."""
-        return self.was.total()
-
-    @property
-    def was(self) -> Counter[str]:
-        """Its rows by why they were refused before."""
-        return sum((Counter(self.retry.origins[shard].statuses) for shard in self.origins), Counter())
-
     def config_of(self, stage: str, config: Any) -> Any:
         """The settings of a stage for this shard, given those for the others."""
         if stage == "source":
@@ -100,7 +90,7 @@ def add_retries(graph: "Graph", statuses: Iterable[str], settings: dict[str, Any
     from unclip.data.urls import REFUSALS
 
     artifacts = fetched(graph)
-    refused = final_refusals(graph, artifacts)
+    refused = final_refusals(artifacts)
     asked = sorted(set(refused) - set(REFUSALS))
     given = list(statuses)
     wanted = {s for s in asked if any(_matches(s, one) for one in given) or (not given and may_pass(s))}
@@ -159,16 +149,13 @@ def download_steps(graph: "Graph") -> list[Any]:
     return list(graph.steps(download, made))
 
 
-def final_refusals(graph: "Graph", artifacts: Iterable[Artifact | None]) -> Counter[str]:
-    """The rows that are refused in the end, by reason: a row that was fetched again counts for its last fate.
+def final_refusals(artifacts: Iterable[Artifact]) -> Counter[str]:
+    """The rows that these artifacts of the download refuse in the end, by reason.
 
-    artifacts: of the shards in the graph's order, None where one is not there.
+    A row that was asked again counts for its last fate, so the shards where it was before must be among them.
     """
     counts: Counter[str] = Counter()
-    for number, artifact in enumerate(artifacts):
-        if artifact is None:
-            continue
-        counts.update(artifact.manifest()["metrics"]["refused"])
-        if number >= graph.num_listed:
-            counts.subtract(graph.retries[number - graph.num_listed].was)
+    for metrics in (artifact.manifest()["metrics"] for artifact in artifacts):
+        counts.update(metrics["refused"])
+        counts.subtract(metrics.get("asked_again", {}))
     return +counts

@@ -1,12 +1,15 @@
 """A URL list fetched, looked at, and its refused rows fetched again, over a real server."""
 
 import importlib.util
+import json
 import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from flows.cli import app, load_verbs
 from flows.downloads import downloads, fates_table, summary
 from flows.execute import Execution
 from flows.graph import open_graph
@@ -42,10 +45,13 @@ class Site:
         rows = "".join(f"{self.url}/{name},{name}\n" for name in names)
         (self.folder / "list.csv").write_text("url,caption\n" + rows)
 
-    def graph(self, **download):
+    def settings(self, **download):
         download = {"allow_private": True, "retries": 0, "min_success_fraction": 0.1, "num_processes": 1} | download
         source = f"source={{urls: {{path: '{self.folder / 'list.csv'}', shard_size: 3}}}}"
-        return open_graph(ROOT / "shrunken.yaml", "shrunken", self.folder / "store", (source, f"download={download}"))
+        return source, f"download={download}"
+
+    def graph(self, **download):
+        return open_graph(ROOT / "shrunken.yaml", "shrunken", self.folder / "store", self.settings(**download))
 
     def run(self, **download):
         """Fetches what is not there; the graph, and how many shards were made."""
@@ -132,6 +138,19 @@ def test_a_hopeless_run_stops_at_its_first_shard_and_says_what_came_of_it(site):
     found = downloads(site.graph(min_success_fraction=0.5))
     assert (found.num_fetched, found.num_shards) == (0, 3) and web.Handler.asked["/plain.jpg"] == 0
     assert found.failed["http_404"] == 1 and "the next shard failed, too few rows came" in summary("x", found)
+
+
+def test_the_verbs_answer_in_json(shared, tmp_path):
+    shutil.copytree(shared.folder, tmp_path / "copy")
+    settings = [f"--set={one}" for one in Site(tmp_path / "copy", shared.url).settings()]
+    where = ["shrunken", "--json", "--file", str(ROOT / "shrunken.yaml"), "--store", str(tmp_path / "copy" / "store")]
+    load_verbs()
+    said = CliRunner().invoke(app, ["downloads", *where, *settings])
+    assert json.loads(said.stdout)["refused"]["http_404"]["advice"] == "drop the rows from the list"
+    said = CliRunner().invoke(app, ["retry", *where, *settings, "--status=http_4xx", "--with=timeout_s=9"])
+    assert json.loads(said.stdout) == {"shards": [900000], "rows": {"http_404": 1}}
+    (retry,) = Site(tmp_path / "copy", shared.url).graph().retries
+    assert (retry.download.timeout_s, retry.download.min_success_fraction) == (9, 0)
 
 
 def test_every_refusal_is_a_line_of_advice():

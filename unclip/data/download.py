@@ -22,6 +22,7 @@ from unclip.data.gate import Gate, TooFewSuccesses
 from unclip.data.originals import Refused, take_picture
 from unclip.data.rows import Row, refusals, write_rows
 from unclip.data.shards import Sample, row_of, sample_key, write_in_order
+from unclip.data.urls import refused_before
 from unclip.store import WORK, write_atomically
 
 FAILED = "failed.json"  # in the work folder: the counts of a shard that too few rows of came
@@ -70,8 +71,9 @@ def _download(pairs: Path, shard: int, config: DownloadConfig, out: Path, progre
         kept = write_in_order(out / "shard.tar", samples())
     gate.judge(row.status for row in rows)
     write_rows(out / "rows.parquet", rows)
+    counts = {"rows": len(rows), "kept": kept, "refused": refusals(row.status for row in rows)}
     speed = {"fetch_s": fetch_s, "rows_per_s": len(targets) / max(fetch_s, 1e-9)}
-    return {"rows": len(rows), "kept": kept, "refused": refusals(row.status for row in rows), **speed}
+    return {**counts, "asked_again": refused_before(pairs), **speed}
 
 
 def refuse(pair: Pair, config: DownloadConfig) -> tuple[str, str] | None:

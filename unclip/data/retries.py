@@ -47,20 +47,26 @@ class Retry:
         """The shards whose refusals stand, given what each shard's is known by now."""
         return tuple(shard for shard, origin in self.origins.items() if tokens.get(shard) == origin.token)
 
+    def was(self, origins: Iterable[int]) -> Counter[str]:
+        """Its rows of these origins by why they were refused."""
+        return sum((Counter(self.origins[shard].statuses) for shard in origins), Counter())
+
 
 def read_retries(folder: Path) -> list[Retry]:
     """The retries of a folder, in order; no rows are read."""
-    found = []
-    for path in sorted(folder.glob("*.parquet")):
-        about = json.loads(pq.read_schema(path).metadata[ABOUT])
-        origins = {int(shard): Origin(*origin) for shard, origin in about["origins"].items()}
-        found.append(Retry(path=path, shard=int(path.stem), settings=about["settings"], origins=origins))
-    return found
+    return [read_retry(path) for path in sorted(folder.glob("*.parquet"))]
+
+
+def read_retry(path: Path) -> Retry:
+    """A retry without its rows."""
+    about = json.loads(pq.read_schema(path).metadata[ABOUT])
+    origins = {int(shard): Origin(*origin) for shard, origin in about["origins"].items()}
+    return Retry(path=path, shard=int(path.stem), settings=about["settings"], origins=origins)
 
 
 def retry_recipe(config: RetryConfig) -> dict[str, Any]:
     """The JSON-able values that decide the `pairs.parquet` of a retry."""
-    (retry,) = (retry for retry in read_retries(Path(config.path).parent) if retry.path == Path(config.path))
+    retry = read_retry(Path(config.path))
     rows = {str(shard): retry.origins[shard].digest for shard in config.origins}
     return {"source": "retry", "shard": retry.shard, "rows": rows}
 
@@ -69,7 +75,8 @@ def write_retried(config: RetryConfig, path: Path) -> dict[str, int]:
     """Writes the pairs of a retry whose refusals stand as `pairs.parquet`; counts its rows."""
     table = pq.read_table(config.path)
     table = table.filter(pc.is_in(table["origin"], pa.array(config.origins, pa.int32())))
-    return write_table(table.select(PAIRS_SCHEMA.names).cast(PAIRS_SCHEMA), int(Path(config.path).stem), path)
+    retry = read_retry(Path(config.path))
+    return write_table(table.select(PAIRS_SCHEMA.names), retry.shard, path, dict(retry.was(config.origins)))
 
 
 def refused_rows(parts: Mapping[int, Path], statuses: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:

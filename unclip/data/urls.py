@@ -144,12 +144,14 @@ def write_pairs(config: UrlsConfig, shard: int, path: Path) -> dict[str, int]:
     return write_table(read_shard(config, shard), shard, path)
 
 
-def write_table(table: pa.Table, number: int, path: Path) -> dict[str, int]:
+def write_table(table: pa.Table, number: int, path: Path, was: dict[str, int] | None = None) -> dict[str, int]:
     """Writes pairs; counts the rows, and those refused by reason.
 
     The shard's number stands in the file, as it will in the keys: the same pairs in another place are another content.
+    was: where the rows are asked again, why they were refused before.
     """
-    pq.write_table(table.replace_schema_metadata({"shard": str(number)}), path, compression="zstd")
+    about = {"shard": str(number)} | ({} if was is None else {"was": json.dumps(was)})
+    pq.write_table(table.replace_schema_metadata(about), path, compression="zstd")
     refused = Counter(table.column("refused").to_pylist())
     return {"rows": table.num_rows, **{reason: refused[reason] for reason in REFUSALS}}
 
@@ -157,6 +159,12 @@ def write_table(table: pa.Table, number: int, path: Path) -> dict[str, int]:
 def shard_number(pairs: Path) -> int:
     """The number in a `pairs.parquet`: of the keys that its samples will have."""
     return int(pq.read_schema(pairs).metadata[b"shard"])
+
+
+def refused_before(pairs: Path) -> dict[str, int]:
+    """How many rows of a `pairs.parquet` were refused before for each reason; none, but of a retry."""
+    was: dict[str, int] = json.loads(pq.read_schema(pairs).metadata.get(b"was", b"{}"))
+    return was
 
 
 def pair_recipes(config: UrlsConfig, wanted: slice = ALL) -> list[dict[str, Any]]:
