@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from unclip.data.advice import advice_on
 from unclip.data.config import DownloadConfig
@@ -13,9 +14,9 @@ from unclip.data.urls import DUPLICATE
 class TooFewSuccesses(ValueError):
     """`download.min_success_fraction` was or will be missed; `counts` holds the rows so far by status."""
 
-    def __init__(self, message: str, counts: Mapping[str, int]) -> None:
+    def __init__(self, message: str, counts: Mapping[str, int] = MappingProxyType({})) -> None:
         super().__init__(message)
-        self.counts = dict(counts)
+        self.counts = dict(counts)  # a pickle brings them along
 
 
 class Gate:

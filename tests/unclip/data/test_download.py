@@ -2,6 +2,7 @@ import importlib.util
 import io
 import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
@@ -182,6 +183,11 @@ def test_what_may_pass_counts_as_lost_in_the_last_pass_alone(is_last, errors, st
         return gate.check(texts, bool(is_last))
     with pytest.raises(TooFewSuccesses, match=r"at most 0\.40 can still be: stopped before the rest was fetched"):
         gate.check(texts, bool(is_last))
+
+
+def test_the_gate_s_error_survives_a_way_between_processes():
+    sent = pickle.loads(pickle.dumps(TooFewSuccesses("too few", {"dns": 3})))  # noqa: S301
+    assert (str(sent), sent.counts) == ("too few", {"dns": 3})
 
 
 def test_a_list_that_cannot_succeed_is_not_fetched_at_all(tmp_path, monkeypatch):
