@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.config import Pipeline, load_pipeline
+from flows.retries import standing_retries
 from unclip.artifact import Artifact
 from unclip.data.digests import known_digest
 from unclip.data.source_plan import shard_recipes
@@ -102,6 +103,9 @@ class Graph:
         if evaluation := self.pipeline.select.evaluation:
             dump = folder_recipe(Path(evaluation), "select.evaluation", ("**/*.parquet",))
             self.folders["select"] = {"evaluation": dump}
+        self.num_listed = len(self.sources)  # shards; those of retries come after them
+        self.retries = standing_retries(self)
+        self.sources = [*self.sources, *(retry.recipe for retry in self.retries)]
 
     def stages(self, until: str | None = None) -> list[Stage]:
         """The pipeline's stages in order; with `until`, that one and what it needs.
@@ -149,9 +153,10 @@ class Graph:
 
     def steps(self, stage: Stage, made: dict[str, tuple[Artifact, ...]]) -> Iterator[Step]:
         """The artifacts of a stage, given those of the stages before it. What is missing in `made` is not made yet."""
-        config, code, sources = self.config_of(stage), self.code_of(stage), self.inputs_of(stage)
+        code, sources = self.code_of(stage), self.inputs_of(stage)
         shards: list[int | None] = list(range(len(self.sources))) if stage.per_shard else [None]
         for shard in shards:
+            config = self._config_of_shard(stage, shard)
             if any(source not in made for source in sources.values()):
                 yield Step(stage, shard, config)
                 continue
@@ -169,6 +174,13 @@ class Graph:
         """The artifacts that a step reads, by input name."""
         sources = self.inputs_of(step.stage)
         return {name: self._of_shard(made[source], source, step.shard) for name, source in sources.items()}
+
+    def _config_of_shard(self, stage: Stage, shard: int | None) -> Any:
+        """The stage's settings for a shard: rows that are fetched again may have settings of their own."""
+        config = self.config_of(stage)
+        if shard is None or shard < self.num_listed:
+            return config
+        return self.retries[shard - self.num_listed].config_of(stage.name, config)
 
     def _recipe_config(self, stage: Stage, config: Any, shard: int | None) -> dict[str, Any]:
         if stage.name == "source":

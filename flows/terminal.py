@@ -102,9 +102,16 @@ class Bars:
             what = f"{num_built} of {len(artifacts)} made" if len(artifacts) > 1 else f"made {artifacts[0].key[:12]}"
             refused: Counter[str] = Counter()
             for artifact in artifacts:
-                refused.update(artifact.manifest()["metrics"].get("refused", {}))
+                metrics = artifact.manifest()["metrics"]
+                refused.update(metrics.get("refused", {}))
+                refused.subtract(metrics.get("asked_again", {}))  # a row counts for its last fate
+            refused = +refused
             lost = f"; {lost_rows(refused)}" if refused else ""
             err.print(f"{stage:>15} {what} in {seconds:.1f} s{lost}")
+            if stage == "download" and refused:
+                from flows.downloads import fates_table
+
+                err.print(fates_table("", refused))
 
     def failed(self, stage: str, error: BaseException) -> None:
         """Close the stage's bar."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.config import SourceStage
 from tasks.context import Context
-from unclip.data.config import FolderConfig, ShapesConfig, ShardsConfig
+from unclip.data.config import FolderConfig, RetryConfig, ShapesConfig, ShardsConfig
 from unclip.data.images import png_bytes
 from unclip.data.rows import sample_id
 from unclip.data.shapes import render_shard
@@ -37,6 +37,10 @@ def write_source(config: SourceConfig, seed: int, shard: int, out: Path) -> dict
         return write_admissions(out, folder_shard(config, shard))
     if isinstance(config, ShardsConfig):
         return write_admissions(out, foreign_shard(config, shard))
+    if isinstance(config, RetryConfig):
+        from unclip.data.retries import write_retried
+
+        return write_retried(config, out / "pairs.parquet")
     from unclip.data.urls import write_pairs
 
     return write_pairs(config, shard, out / "pairs.parquet")

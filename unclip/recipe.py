@@ -21,6 +21,7 @@ NEUTRAL_MODULES = frozenset(
         "tasks.context",
         "tasks.worker",
         "unclip.artifact",
+        "unclip.data.advice",
         "unclip.guard",
         "unclip.launch",
         "unclip.ledger",

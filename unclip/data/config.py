@@ -1,5 +1,6 @@
 """Settings of the data stages; free of heavy imports, so that a plan can read them at once."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -85,6 +86,8 @@ class UrlsConfig:
     url_column: str = "url"
     caption_column: str = "caption"
     shard_size: int = 2_000  # rows of the list, refused ones counted
+    blocked_domains: str | None = None  # a text file, one domain a line: nothing of it or below it is fetched
+    blocked_urls: str | None = None  # a text file, one URL a line
 
     def __post_init__(self) -> None:
         """Raises: ValueError naming the field."""
@@ -99,22 +102,34 @@ class UrlsConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RetryConfig:
+    """Rows of a URL list that were refused, to be fetched again as a further shard; `unclip retry` writes the file."""
+
+    path: str
+    origins: tuple[int, ...]  # the shards whose refusals still stand
+
+
+@dataclass(frozen=True, kw_only=True)
 class DownloadConfig:
     """How URLs are fetched, through img2dataset in its own environment, and what of them is kept."""
 
     num_processes: int = neutral(2)  # that fetch; as many threads decode afterwards
     num_threads: int = neutral(32)  # that fetch, a process
+    distributor: str = neutral("multiprocessing")  # of img2dataset: here; "ray" or "pyspark": on a cluster, or here
+    subjob_size: int | None = neutral(None)  # pyspark: parts of 500 rows that are under way at once
     timeout_s: float = 10.0  # a request, from its first connection to its last byte
     deadline_s: float = 600.0  # all fetching of a shard; rows not done by then are refused
     stall_s: float = 60.0  # without a finished request; the same then
     retries: int = 1  # further passes over rows that failed for a passing reason (time-out, connection, 429, 5xx)
     schemes: tuple[str, ...] = ("http", "https")
     allow_private: bool = False  # addresses of loopback, private and other networks that are not the internet's
+    user_agent_token: str | None = None  # the name by which hosts know you; X-Robots-Tag may speak to it alone
+    disallowed_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")  # of X-Robots-Tag
     max_bytes: int = 20_000_000  # of a file
     max_pixels: int = 64_000_000
     max_side_px: int = 512  # larger pictures are reduced to this on their longer side
     background: tuple[int, int, int] = (255, 255, 255)  # behind transparency
-    min_success_fraction: float = 0.5  # of a shard's rows, duplicates left out; below it the stage fails
+    min_success_fraction: float = 0.5  # of a shard's rows, duplicates left out; once out of reach, the stage fails
 
     def __post_init__(self) -> None:
         """Raises: ValueError naming the field."""
@@ -129,6 +144,14 @@ class DownloadConfig:
         require(1 <= self.max_pixels <= 178_956_970, "max_pixels", "in 1..178956970", self.max_pixels)
         colour = len(self.background) == 3 and all(0 <= level <= 255 for level in self.background)
         require(colour, "background", "three levels in 0..255", self.background)
+        known = ("multiprocessing", "ray", "pyspark")
+        require(self.distributor in known, "distributor", f"one of {', '.join(known)}", self.distributor)
+        parts, token = self.subjob_size, self.user_agent_token
+        require(parts is None or self.distributor == "pyspark", "subjob_size", "null without pyspark", parts)
+        require(parts is None or parts >= 1, "subjob_size", ">= 1", parts)
+        is_name = token is None or re.fullmatch(r"[\w-]+", token, re.ASCII) is not None
+        require(is_name, "user_agent_token", "a name of letters, digits, _ and -", token)
+        require(token is None or bool(self.disallowed_directives), "user_agent_token", "null without directives", token)
         require(0 <= self.min_success_fraction <= 1, "min_success_fraction", "in 0..1", self.min_success_fraction)
 
 

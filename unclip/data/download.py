@@ -1,13 +1,13 @@
 """`pairs.parquet` to a shard: every pair fetched, decoded and stored, or refused with its reason."""
 
 import hashlib
-import ipaddress
+import json
 import shutil
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -16,13 +16,16 @@ import pyarrow.parquet as pq
 
 from unclip.data.config import DownloadConfig
 from unclip.data.fates import may_pass, status_of
-from unclip.data.fetch import Answer, fetch
-from unclip.data.fetcher import is_public
+from unclip.data.fetch import Answer, fetch, require_distributor
+from unclip.data.fetcher import is_private_host
+from unclip.data.gate import Gate, TooFewSuccesses
 from unclip.data.originals import Refused, take_picture
-from unclip.data.rows import OK, Row, refusals, write_rows
-from unclip.data.shards import Sample, row_of, sample_key, write_shard
-from unclip.store import WORK
+from unclip.data.rows import Row, refusals, write_rows
+from unclip.data.shards import Sample, row_of, sample_key, write_in_order
+from unclip.data.urls import refused_before
+from unclip.store import WORK, write_atomically
 
+FAILED = "failed.json"  # in the work folder: the counts of a shard that too few rows of came
 Progress = Callable[..., None]
 Pair = dict[str, Any]  # a row of pairs.parquet
 
@@ -30,14 +33,19 @@ Pair = dict[str, Any]  # a row of pairs.parquet
 def download(pairs: Path, shard: int, config: DownloadConfig, out: Path, progress: Progress) -> dict[str, Any]:
     """Writes `shard.tar` and `rows.parquet` into `out`; rows, those kept, the refused by reason, and the speed.
 
-    What was fetched stays in `out/work/staging`, so that a killed run goes on from it; a failed one starts afresh.
+    What was fetched stays in `out/work/staging`, so that a killed run goes on from it; a failed one starts afresh, and
+    leaves in `out/work` the counts that it failed for.
 
-    Raises: ValueError when too few rows succeed, or img2dataset is not installed.
+    Raises: ValueError when too few rows succeed or can still do so, or img2dataset is not installed.
     """
+    failed = out / WORK / FAILED
+    failed.unlink(missing_ok=True)
     try:
         return _download(pairs, shard, config, out, progress)
-    except Exception:  # raised again: else its failures would be the next run's too
+    except Exception as error:  # raised again: else its failures would be the next run's too
         shutil.rmtree(out / WORK / "staging", ignore_errors=True)
+        if isinstance(error, TooFewSuccesses):
+            write_atomically(failed, json.dumps(error.counts))
         raise
 
 
@@ -46,18 +54,26 @@ def _download(pairs: Path, shard: int, config: DownloadConfig, out: Path, progre
     start = time.monotonic()
     refused = {row: fate for row, pair in enumerate(table) if (fate := refuse(pair, config))}
     targets = [pair for row, pair in enumerate(table) if row not in refused]
-    answers = fetch_in_passes(targets, config, out / WORK / "staging", progress)
+    gate = Gate(config, len(table), (status for status, _ in refused.values()))
+    answers = fetch_in_passes(targets, config, out / WORK / "staging", gate, progress)
     fetch_s = time.monotonic() - start
-    samples, rows = [], []
-    for row, sample in read_rows_of(table, refused, answers, shard, config):
-        rows.append(row)
-        samples += [sample] if sample else []
-        progress(len(rows), len(table))
-    check_success(rows, config)
-    write_shard(out / "shard.tar", samples)
+    rows: list[Row] = []
+
+    def samples() -> Iterator[Sample]:
+        for row, sample in read_rows_of(table, refused, answers, shard, config):
+            rows.append(row)
+            progress(len(rows), len(table))
+            if sample:
+                yield sample
+
+    with warnings.catch_warnings():  # here, not where pictures are decoded: filters belong to no thread
+        warnings.simplefilter("ignore")  # Pillow's, of doubtful files; the limits are ours
+        kept = write_in_order(out / "shard.tar", samples())
+    gate.judge(row.status for row in rows)
     write_rows(out / "rows.parquet", rows)
+    counts = {"rows": len(rows), "kept": kept, "refused": refusals(row.status for row in rows)}
     speed = {"fetch_s": fetch_s, "rows_per_s": len(targets) / max(fetch_s, 1e-9)}
-    return {"rows": len(rows), "kept": len(samples), "refused": refusals(row.status for row in rows), **speed}
+    return {**counts, "asked_again": refused_before(pairs), **speed}
 
 
 def refuse(pair: Pair, config: DownloadConfig) -> tuple[str, str] | None:
@@ -72,38 +88,34 @@ def refuse(pair: Pair, config: DownloadConfig) -> tuple[str, str] | None:
     return None
 
 
-def is_private_host(host: str) -> bool:
-    """Whether a host is known as private by its spelling; names are judged by their address when connected to."""
-    if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
-        return True
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return not is_public(host)
-
-
 def fetch_in_passes(
-    targets: list[Pair], config: DownloadConfig, staging: Path, progress: Progress
+    targets: list[Pair], config: DownloadConfig, staging: Path, gate: Gate, progress: Progress
 ) -> dict[bytes, Answer]:
-    """The answer for each sample_id; rows that failed for a passing reason are tried again in further passes."""
+    """The answer for each sample_id; rows that failed for a passing reason are tried again in further passes.
+
+    Raises: TooFewSuccesses as soon as the gate cannot be passed any more.
+    """
     answers: dict[bytes, Answer] = {}
     end = time.monotonic() + config.deadline_s
     left = [(pair["url"], pair["sample_id"]) for pair in targets]
+    gate.check()
+    if left:
+        require_distributor(config)
     for attempt in range(config.retries + 1):
         if not left or time.monotonic() >= end:
             break
-        done, total = len(targets) - len(left), len(targets)
+        done, is_last = len(targets) - len(left), attempt == config.retries
+
+        def watch(requests: int, errors: Iterable[str], done: int = done, is_last: bool = is_last) -> None:
+            progress(min(done + requests, len(targets)), len(targets))
+            gate.check(errors, is_last)
+
         digest = hashlib.sha256(b"".join(identity for _, identity in left)).hexdigest()[:16]
-        folder = staging / f"{attempt}-{digest}"
-        answers |= fetch(left, config, folder, end, partial(_tell, progress, done, total))
+        answers |= fetch(left, config, staging / f"{attempt}-{digest}", end, watch)
+        gate.keep(answers[identity].error for _, identity in left)
         left = [target for target in left if may_pass(status_of(answers[target[1]].error))]
+        gate.check()
     return answers
-
-
-def _tell(progress: Progress, before: int, total: int, requests: int) -> None:
-    """Progress of a pass: `before` rows were done when it began."""
-    progress(min(before + requests, total), total)
 
 
 def read_rows_of(
@@ -136,23 +148,15 @@ def read_rows_of(
         return row_of(sample, picture.width, picture.height, pair["url"]), sample
 
     with ThreadPoolExecutor(config.num_processes) as pool:
-        yield from pool.map(fate, range(len(table)))
+        ahead: deque[Future[tuple[Row, Sample | None]]] = deque()
+        for row in range(len(table)):
+            ahead.append(pool.submit(fate, row))
+            if len(ahead) > 4 * config.num_processes:  # pictures in memory
+                yield ahead.popleft().result()
+        yield from (one.result() for one in ahead)
 
 
 def _refused_row(pair: Pair, status: str, detail: str) -> Row:
     return Row(
         sample_id=pair["sample_id"], caption=pair["caption"], url=pair["url"] or None, status=status, detail=detail
-    )
-
-
-def check_success(rows: list[Row], config: DownloadConfig) -> None:
-    """Raises: ValueError when the share of rows that came, duplicates left out, is below the limit."""
-    counts = Counter(row.status for row in rows if row.status != "duplicate")
-    total = sum(counts.values())
-    if not total or counts[OK] / total >= config.min_success_fraction:
-        return
-    reasons = ", ".join(f"{status} {n}" for status, n in counts.most_common(6) if status != OK)
-    raise ValueError(
-        f"download.min_success_fraction must be reached: {config.min_success_fraction:g} is asked, "
-        f"{counts[OK] / total:.2f} is there ({counts[OK]} of {total} rows; {reasons})"
     )

@@ -1,6 +1,7 @@
-"""Why a URL gave no picture: img2dataset's error texts sorted into a few statuses, and which of them may pass."""
+"""Why a URL gave no picture: error texts sorted into a few statuses, and which of them may pass."""
 
 import re
+from functools import lru_cache
 
 from unclip.data import fetcher
 
@@ -9,13 +10,14 @@ PATTERNS = (  # first match wins
     (rf"^{fetcher.SCHEME}", "scheme"),
     (rf"^{fetcher.TOO_LARGE}", "too_large"),
     (rf"^{fetcher.TRUNCATED}|IncompleteRead", "truncated"),
+    (rf"^{fetcher.PROTOCOL}", "protocol"),
     (r"deadline_s|stall_s", "unfinished"),
     (r"timed out", "timeout"),
     (r"X-Robots-Tag", "robots"),
     (r"Name or service not known|name resolution|No address associated|nodename nor servname|getaddrinfo", "dns"),
-    (r"CERTIFICATE|certificate|SSL|TLS", "tls"),
+    (r"CERTIFICATE|certificate|SSL|TLS|_ssl", "tls"),
     (r"redirect", "redirects"),
-    (r"refused|reset|closed|unreachable|disconnected|Broken pipe", "connection"),
+    (r"refused|reset|closed|unreachable|disconnected|Broken pipe|No route", "connection"),
 )
 PASSING = (
     "timeout",
@@ -29,6 +31,7 @@ PASSING = (
 )  # and http_5xx
 
 
+@lru_cache(maxsize=4096)  # a host says the same of many URLs
 def status_of(error: str) -> str:
     """The short reason for an error text: `http_404`, `timeout`, ...; `failed` for what fits nowhere."""
     if code := re.match(r"HTTP Error (\d{3})", error):

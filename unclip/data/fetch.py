@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
+import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from unclip.launch import Command, run
 
 TOOL_VARIABLE = "UNCLIP_IMG2DATASET"  # the Python of another tool environment
 ROWS_PER_PART = 500  # of img2dataset's own shards: what a killed run goes on from
+MARKS = "marks"  # a file with a line for every finished request
 POLL_S = 1.0
 Target = tuple[str, bytes]  # URL, sample_id
 
@@ -56,28 +59,50 @@ def tool_python() -> Path:
     return python
 
 
+def require_distributor(config: DownloadConfig) -> None:
+    """Looks for what `download.distributor` needs in img2dataset's environment.
+
+    Raises: ValueError when it is not there.
+    """
+    module, python = config.distributor, tool_python()
+    if module == "multiprocessing":
+        return
+    program = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    if subprocess.run([python, "-I", "-c", program]).returncode:
+        raise ValueError(
+            f"download.distributor {module!r} needs {module} in img2dataset's environment: {python} -m pip install "
+            f"{module}; on a cluster, that environment and the store at the same paths on every machine"
+        )
+    if module == "pyspark" and not (shutil.which("java") or os.environ.get("JAVA_HOME")):
+        raise ValueError("download.distributor 'pyspark' needs Java: there is no `java`, and JAVA_HOME is not set")
+
+
 def fetch(
-    targets: list[Target], config: DownloadConfig, folder: Path, end: float, watch: Callable[[int], None]
+    targets: list[Target],
+    config: DownloadConfig,
+    folder: Path,
+    end: float,
+    watch: Callable[[int, Iterable[str]], None],
 ) -> dict[bytes, Answer]:
     """The answer for each sample_id, whatever happened to it; `folder` may hold what a killed run fetched of the same.
 
-    end: by `time.monotonic()`, when fetching must be over. watch: told now and then how many requests are done.
+    end: by `time.monotonic()`, when fetching must be over. watch: told now and then how many requests are done, and the
+    errors of those that failed; what it raises ends the fetching.
 
     Raises: RuntimeError when img2dataset itself fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    pairs, settings, marks = folder / "pairs.parquet", folder / "arguments", folder / "marks"
+    pairs, settings, marks = folder / "pairs.parquet", folder / "arguments", folder / MARKS
     pq.write_table(pa.table({"url": [url for url, _ in targets], "sample_id": [i.hex() for _, i in targets]}), pairs)
     settings.write_text(json.dumps(arguments(pairs, folder / "parts", config)))
     marks.write_bytes(b"")
-    limits = {name: getattr(config, name) for name in ("schemes", "allow_private", "timeout_s", "max_bytes")}
+    missing = "img2dataset ended without a word of this row"
+    num_parts, parts = -(-len(targets) // ROWS_PER_PART), folder / "parts"
     command = Command(
         argv=(str(tool_python()), "-I", fetcher.__file__, str(settings)),
         log=folder / "log",
-        env={fetcher.LIMITS: json.dumps({**limits, "marks": str(marks)}), "NO_ALBUMENTATIONS_UPDATE": "1"},
+        env=environment(config, marks),
     )
-    missing = "img2dataset ended without a word of this row"
-    num_parts, parts = -(-len(targets) // ROWS_PER_PART), folder / "parts"
     try:
         run(command, poll=Watch(marks, config.stall_s, end, watch))
         if (made := len(list(parts.glob("*_stats.json")))) < num_parts:
@@ -88,9 +113,18 @@ def fetch(
     return {identity: answers.get(identity, Answer(error=missing)) for _, identity in targets}
 
 
+def environment(config: DownloadConfig, marks: Path) -> dict[str, str]:
+    """What img2dataset's processes are told beside their arguments."""
+    limits = {name: getattr(config, name) for name in ("schemes", "allow_private", "timeout_s", "max_bytes")}
+    told = {fetcher.LIMITS: json.dumps({**limits, "marks": str(marks)}), "NO_ALBUMENTATIONS_UPDATE": "1"}
+    python = str(tool_python())
+    return told | {"RAY_USAGE_STATS_ENABLED": "0", "PYSPARK_PYTHON": python, "PYSPARK_DRIVER_PYTHON": python}
+
+
 def arguments(pairs: Path, out: Path, config: DownloadConfig) -> dict[str, Any]:
     """What img2dataset is called with: bytes as they came, nothing decoded; repeats are ours."""
-    return {
+    by_distributor = {} if config.subjob_size is None else {"subjob_size": config.subjob_size}
+    return by_distributor | {
         "url_list": str(pairs),
         "input_format": "parquet",
         "url_col": "url",
@@ -107,29 +141,53 @@ def arguments(pairs: Path, out: Path, config: DownloadConfig) -> dict[str, Any]:
         "timeout": config.timeout_s,
         "retries": 0,
         "incremental_mode": "incremental",
+        "distributor": config.distributor,
+        "user_agent_token": config.user_agent_token,
+        "disallowed_header_directives": list(config.disallowed_directives),
     }
 
 
 class Watch:
-    """Looks at the marks that finished requests leave, and raises Overdue when they stop or time is up."""
+    """Reads the marks that finished requests leave, and raises Overdue when they stop or time is up."""
 
-    def __init__(self, marks: Path, stall_s: float, end: float, tell: Callable[[int], None]) -> None:
+    def __init__(self, marks: Path, stall_s: float, end: float, tell: Callable[[int, Iterable[str]], None]) -> None:
         self.marks, self.stall_s, self.end, self.tell = marks, stall_s, end, tell
-        self.done, self.moved, self.looked = 0, time.monotonic(), 0.0
+        self.moved, self.looked, self.read = time.monotonic(), 0.0, 0
+        self.done, self.errors = 0, dict[str, str]()
 
     def __call__(self) -> None:
         now = time.monotonic()
         if now - self.looked < POLL_S and now < self.end:
             return
         self.looked = now
-        done = self.marks.stat().st_size
-        if done > self.done:
-            self.done, self.moved = done, now
-            self.tell(done)
+        if self._look():
+            self.moved = now
+            self.tell(self.done, self.errors.values())
         if now >= self.end:
             raise Overdue("download.deadline_s was reached first")
         if now - self.moved >= self.stall_s:
             raise Overdue(f"no request ended for download.stall_s = {self.stall_s:g} s")
+
+    def _look(self) -> bool:
+        """Whether there are further marks; takes them in. A URL's last word counts: a part may be fetched again."""
+        with self.marks.open("rb") as file:
+            file.seek(self.read)
+            lines = file.read().rpartition(b"\n")[0]
+        if not lines:
+            return False
+        self.read += len(lines) + 1
+        for line in lines.decode(errors="replace").split("\n"):
+            url, _, error = line.partition(" ")
+            self.errors[url] = error
+            self.done += 1
+        return True
+
+
+def requests_so_far(staging: Path) -> list[str]:
+    """The errors ("" of a success) of the requests that the pass under way, or interrupted, has finished."""
+    marks = sorted(staging.glob(f"*/{MARKS}"))
+    lines = marks[-1].read_text(errors="replace").splitlines() if marks else []
+    return list({url: error for url, _, error in (line.partition(" ") for line in lines)}.values())
 
 
 def read_answers(folder: Path) -> Iterator[tuple[bytes, Answer]]:

@@ -1,18 +1,22 @@
 """img2dataset under guard: runs in its own environment, by path (`python -I fetcher.py JSON`).
 
-What img2dataset lacks is put under it, in every process it spawns: addresses are judged where the connection is made
-(so neither a redirect nor a name that changes its address gets round it), a request ends after so many seconds in
-all, a body after so many bytes, and every finished request leaves a mark, so that a stall is seen.
+What img2dataset lacks is put under it, in every process it spawns, and in every worker of Ray or Spark: addresses are
+judged where the connection is made (so neither a redirect nor a name that changes its address gets round it), a request
+ends after so many seconds in all, a body after so many bytes, and every finished request leaves a line that says how it
+ended, so that a stall or a hopeless list is seen.
 Standard library alone, but for img2dataset itself. Importing it here changes nothing.
 """
 
 import contextlib
 import email.message
+import hashlib
 import http.client
+import importlib
 import io
 import ipaddress
 import json
 import os
+import re
 import socket
 import sys
 import threading
@@ -29,6 +33,9 @@ SCHEME = "scheme not allowed"
 TOO_LARGE = "too large"
 TIMEOUT = "timed out"
 TRUNCATED = "truncated"
+PROTOCOL = "not HTTP"
+NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # IPv4 addresses as a gateway of an IPv6 network has them
+MARK_BYTES = 400  # of a line: written at once, so that lines of several processes do not mix
 
 
 class Refused(OSError):
@@ -50,15 +57,19 @@ class Response:
 
 
 class Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to allowed schemes only."""
+    """Follows redirects to allowed schemes only, and to no host whose spelling says that it is private."""
 
-    def __init__(self, schemes: list[str]) -> None:
-        self.schemes = schemes
+    def __init__(self, schemes: list[str], allow_private: bool) -> None:
+        self.schemes, self.allow_private = schemes, allow_private
 
     def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
-        """The request that the answer asks for. Raises: Refused for a scheme that is not allowed."""
-        if urlsplit(newurl).scheme not in self.schemes:
+        """The request that the answer asks for. Raises: Refused for one that is not allowed."""
+        parts = urlsplit(newurl)
+        if parts.scheme not in self.schemes:
             raise Refused(f"{SCHEME}: redirected to {newurl[:80]}")
+        if not self.allow_private and is_private_host(parts.hostname or ""):  # a proxy would ask for us
+            raise Refused(f"{PRIVATE}: redirected to {newurl[:80]}")
+        fp.close()  # urllib would read this body, which may have no end
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -67,7 +78,7 @@ class Fetcher:
 
     def __init__(self, schemes: list[str], allow_private: bool, timeout_s: float, max_bytes: int, marks: str) -> None:
         self.allow_private, self.timeout_s, self.max_bytes, self.marks = allow_private, timeout_s, max_bytes, marks
-        self.opener = urllib.request.build_opener(Redirects(schemes))
+        self.opener = urllib.request.build_opener(Redirects(schemes, allow_private))
         self.proxies = {urlsplit(url).hostname for url in urllib.request.getproxies().values()}
         self.resolve, self.connect = socket.getaddrinfo, socket.create_connection
         self.request = threading.local()
@@ -87,39 +98,64 @@ class Fetcher:
                     raise Refused(f"{PRIVATE}: {host} is {entry[4][0]}")
         return found
 
-    def create_connection(self, *address: Any, **named: Any) -> socket.socket:
-        """A connection that the running request's time-out can end, whatever wraps it later."""
-        connection = self.connect(*address, **named)
-        if hasattr(self.request, "connections"):
+    def create_connection(self, address: Any, *rest: Any, **named: Any) -> socket.socket:
+        """A connection that the running request's time-out can end, whatever wraps it later.
+
+        Of a request, every attempt has only the time that is left, however many addresses and redirects there are.
+        """
+        if not hasattr(self.request, "deadline"):
+            return self.connect(address, *rest, **named)
+        error: OSError = OSError(f"no address for {address[0]}")
+        for family, kind, protocol, _, place in self.getaddrinfo(address[0], address[1], 0, socket.SOCK_STREAM):
+            left = self.request.deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            connection = socket.socket(family, kind, protocol)
+            try:
+                connection.settimeout(left)
+                connection.connect(place)
+            except OSError as failed:
+                connection.close()
+                error = failed
+                continue
             self.request.connections.append(connection.dup())
-        return connection
+            connection.settimeout(max(self.request.deadline - time.monotonic(), 0.001))
+            return connection
+        raise error
 
     def urlopen(self, request: Any, timeout: float | None = None) -> Response:
         """The whole answer to a request, within the limits."""
         connections: list[socket.socket] = []
-        self.request.connections = connections
+        self.request.connections, start = connections, time.monotonic()
+        self.request.deadline = start + self.timeout_s
         timer = threading.Timer(self.timeout_s, end_connections, [connections])
-        start = time.monotonic()
         timer.start()
+        said = ""
         try:
-            with self.opener.open(request, timeout=self.timeout_s) as answer:
-                body = self.read_body(answer)
+            response = self._answer(request)
             if time.monotonic() - start >= self.timeout_s:  # ended by the timer: the body may be cut short
                 raise TimeoutError
-            return Response(answer.headers, body)
+            return response
         except Exception as error:  # servers break urllib in every way: each becomes a reason of the row
+            reason = reason_of(error)
             if time.monotonic() - start >= self.timeout_s:
-                raise TimeoutError(f"{TIMEOUT} after {self.timeout_s:g} s") from error
-            raise reason_of(error) from error
+                reason = TimeoutError(f"{TIMEOUT} after {self.timeout_s:g} s")
+            said = str(reason) or type(reason).__name__
+            raise reason from error
         finally:
             timer.cancel()
             for connection in connections:
                 connection.close()
-            mark(self.marks)
+            mark(self.marks, getattr(request, "full_url", request), said)
+
+    def _answer(self, request: Any) -> Response:
+        with self.opener.open(request, timeout=self.timeout_s) as answer:
+            return Response(answer.headers, self.read_body(answer))
 
     def read_body(self, answer: Any) -> bytes:
         """The body of an answer. Raises: Refused when it is over the limit or shorter than announced."""
-        announced = int(answer.headers.get("Content-Length") or -1)
+        length = answer.headers.get("Content-Length") or ""
+        announced = int(length) if re.fullmatch("[0-9]{1,18}", length) else -1
         if announced > self.max_bytes:
             raise Refused(f"{TOO_LARGE}: {announced} bytes, more than {self.max_bytes}")
         body: bytes = answer.read(self.max_bytes + 1)
@@ -130,11 +166,23 @@ class Fetcher:
         return body
 
 
+def is_private_host(host: str) -> bool:
+    """Whether a host is known as private by its spelling; names are judged by their address when connected to."""
+    if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
+        return True
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return not is_public(host)
+
+
 def is_public(address: str) -> bool:
     """Whether an address is one of the internet's: not loopback, private, link-local, multicast or reserved."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
-        ip = ip.ipv4_mapped or ip.sixtofour or ip
+        translated = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else None
+        ip = ip.ipv4_mapped or ip.sixtofour or translated or ip
     return ip.is_global and not ip.is_multicast
 
 
@@ -151,21 +199,65 @@ def reason_of(error: Exception) -> Exception:
         return Refused(f"{TRUNCATED}: the connection ended after {len(error.partial)} bytes")
     if isinstance(error, urllib.error.URLError) and isinstance(error.reason, Exception):
         return error.reason
+    if isinstance(error, http.client.HTTPException) and not isinstance(error, ConnectionError):
+        return Refused(f"{PROTOCOL}: {type(error).__name__} {error}"[:200])  # the words may be the host's
     return error
 
 
-def mark(path: str) -> None:
-    """Adds one byte to a file that several processes write."""
+def mark(path: str, url: str, error: str) -> None:
+    """Adds a line to a file that several processes write: the digest of a URL, and its error if there was one."""
+    line = f"{url_digest(url)} {' '.join(error.split())}".encode(errors="replace")[: MARK_BYTES - 1]
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    os.write(file, b".")
+    os.write(file, line + b"\n")
     os.close(file)
+
+
+def url_digest(url: str) -> str:
+    """What stands for a URL in a mark."""
+    return hashlib.sha256(url.encode(errors="replace")).hexdigest()[:16]
+
+
+class Guarded:
+    """img2dataset's downloader, with the limits put under it in whatever process of Ray or Spark it comes to."""
+
+    def __init__(self, downloader: Any, limits: dict[str, Any]) -> None:
+        self.downloader, self.limits = downloader, limits
+
+    def __call__(self, row: Any) -> Any:
+        """As img2dataset calls its downloader."""
+        if type(getattr(urllib.request.urlopen, "__self__", None)).__name__ != "Fetcher":
+            Fetcher(**self.limits).install()
+        return self.downloader(row)
+
+
+def start_ray(num_processes: int) -> None:
+    """The cluster that RAY_ADDRESS names, or one on this machine."""
+    import ray  # type: ignore[import-not-found,unused-ignore]
+
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init()
+    else:
+        ray.init(num_cpus=num_processes, include_dashboard=False)
+
+
+def start_pyspark(num_processes: int) -> None:
+    """The cluster that SPARK_MASTER_URL names, or one on this machine; img2dataset uses the session that is there."""
+    from pyspark.sql import SparkSession  # type: ignore[import-not-found,unused-ignore]
+
+    master = os.environ.get("SPARK_MASTER_URL") or f"local[{num_processes}]"
+    SparkSession.builder.master(master).config("spark.ui.enabled", "false").getOrCreate()
 
 
 def main() -> None:
     """Runs img2dataset's `download` with the arguments given as JSON."""
-    from img2dataset import download  # type: ignore[import-not-found,unused-ignore]
-
-    download(**json.loads(Path(sys.argv[1]).read_text()))
+    tool: Any = importlib.import_module("img2dataset.main")  # the package has a function of this name
+    arguments = json.loads(Path(sys.argv[1]).read_text())
+    start = {"ray": start_ray, "pyspark": start_pyspark}.get(arguments["distributor"])
+    if start is not None:
+        downloader, limits = tool.Downloader, json.loads(os.environ[LIMITS])
+        tool.Downloader = lambda **settings: Guarded(downloader(**settings), limits)
+        start(arguments["processes_count"])
+    tool.download(**arguments)
 
 
 if __name__ in ("__main__", "__mp_main__"):  # the latter in the processes that img2dataset spawns

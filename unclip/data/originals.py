@@ -5,7 +5,6 @@ sRGB are converted to sRGB; a broken one is ignored. Of an animation, the first 
 """
 
 import io
-import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -70,14 +69,12 @@ def _stored(image: Image.Image, data: bytes, config: DownloadConfig) -> Picture:
 def _decode(data: bytes, max_pixels: int) -> Image.Image:
     """The picture with every pixel decoded. Raises: Refused."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of doubtful files; the limits are ours
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
-            if image.width * image.height > max_pixels:
-                raise Refused("too_many_pixels", f"{image.width}x{image.height} pixels, more than {max_pixels}")
-            if image.mode in MODES_WITHOUT_SCALE:
-                raise Refused("unsupported", f"samples of mode {image.mode} have no known scale")
-            image.load()
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        if image.width * image.height > max_pixels:
+            raise Refused("too_many_pixels", f"{image.width}x{image.height} pixels, more than {max_pixels}")
+        if image.mode in MODES_WITHOUT_SCALE:
+            raise Refused("unsupported", f"samples of mode {image.mode} have no known scale")
+        image.load()
     except Refused:
         raise
     except Image.DecompressionBombError as error:

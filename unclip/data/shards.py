@@ -52,17 +52,23 @@ def sample_key(shard: int, row: int) -> str:
 
 def write_shard(path: Path, samples: Iterable[Sample]) -> int:
     """Write samples, sorted by key, as an uncompressed tar; the number written. Equal samples give equal bytes."""
-    ordered = sorted(samples, key=lambda sample: sample.key)
-    keys = [sample.key for sample in ordered]
-    if len(set(keys)) != len(keys):
-        raise ValueError(f"{path}: two samples have the same key")
+    return write_in_order(path, sorted(samples, key=lambda sample: sample.key))
+
+
+def write_in_order(path: Path, samples: Iterable[Sample]) -> int:
+    """The same for samples that come sorted by key, one in memory at a time. Raises: ValueError when they don't."""
+    number, last = 0, ""  # samples written, and the key of the last
     with path.open("wb") as tar:
-        for sample in ordered:
+        for sample in samples:
+            if sample.key <= last:
+                equal = "two samples have the same key" if sample.key == last else "samples must come sorted by key"
+                raise ValueError(f"{path}: {equal}")
+            number, last = number + 1, sample.key
             for name, data in sorted(sample_files(sample).items()):
                 tar.write(tar_header(name, len(data)) + data + bytes(-len(data) % BLOCK))
         tar.write(bytes(2 * BLOCK))
         tar.write(bytes(-tar.tell() % tarfile.RECORDSIZE))
-    return len(keys)
+    return number
 
 
 def tar_header(name: str, size: int) -> bytes:

@@ -13,10 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from unclip.data.config import FolderConfig, ShapesConfig, ShardsConfig, UrlsConfig
+from unclip.data.config import FolderConfig, RetryConfig, ShapesConfig, ShardsConfig, UrlsConfig
 from unclip.data.digests import known_digest
 
-SourceConfig = ShapesConfig | FolderConfig | ShardsConfig | UrlsConfig
+SourceConfig = ShapesConfig | FolderConfig | ShardsConfig | UrlsConfig | RetryConfig
 ALL = slice(None)
 BRACES = re.compile(r"\{([^{}]+)\}")
 
@@ -33,6 +33,10 @@ def shard_recipes(config: SourceConfig, wanted: slice = ALL) -> list[dict[str, A
     if isinstance(config, ShardsConfig):
         tars = list(enumerate(tar_paths(config)))[wanted]
         return [{"source": "shards", "shard": shard, "tar": known_digest(path)} for shard, path in tars]
+    if isinstance(config, RetryConfig):
+        from unclip.data.retries import retry_recipe
+
+        return [retry_recipe(config)]  # a shard of its own
     from unclip.data.urls import pair_recipes  # pyarrow: only where a list may be Parquet
 
     return pair_recipes(config, wanted)

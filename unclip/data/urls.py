@@ -1,173 +1,215 @@
-"""A list of image URLs and captions, frozen: normalised, identified, and every row refused that cannot be fetched."""
+"""A list of image URLs and captions, frozen: normalised, identified, and every row refused that cannot be fetched.
 
-import csv
+The list is read once from end to end (`survey`): what is remembered of it is where each shard begins, which of its rows
+repeat an earlier one, and its digest. A shard is then read again alone.
+"""
+
+import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from unclip.data.config import UrlsConfig
+from unclip.data.digests import remembered
+from unclip.data.identities import Identities, bits_between
+from unclip.data.opt_outs import OptOuts, opt_outs, opt_outs_digest
 from unclip.data.rows import sample_id
 from unclip.data.source_plan import ALL
+from unclip.data.url_records import Place, Record, read_records
 from unclip.data.web_address import normalise_url
+from unclip.recipe import code_digest, digest_of
 
-Record = tuple[Any, Any]  # URL, caption: as they stand in the list
+DUPLICATE = "duplicate"
+REFUSALS = ("malformed", DUPLICATE, "blocked_domain", "blocked_url")  # before anything is fetched
 PAIRS_SCHEMA = pa.schema(
     [
         pa.field("url", pa.string(), nullable=False),
         pa.field("caption", pa.string(), nullable=False),
         pa.field("sample_id", pa.binary(16), nullable=False),
-        pa.field("refused", pa.string()),  # "malformed" or "duplicate"; null if it is to be fetched
+        pa.field("refused", pa.string()),  # one of REFUSALS; null if it is to be fetched
         pa.field("detail", pa.string(), nullable=False),
     ]
 )
 
 
-def read_pairs(config: UrlsConfig) -> list[pa.Table]:
-    """The list as tables of `shard_size` rows (the last may be shorter), every row of it in its place.
+class Pair(NamedTuple):
+    """One row of `pairs.parquet`."""
 
-    Read once a process, and again when the file has changed. Memory: about 150 bytes a row.
+    url: str
+    caption: str
+    sample_id: bytes
+    refused: str | None = None
+    detail: str = ""
+
+
+class ShardNote(NamedTuple):
+    """What is remembered of one shard of a list; `repeats`: a bit a row, in base64, "" where no row repeats another."""
+
+    at: int
+    line: int
+    rows: int
+    digest: str
+    repeats: str
+
+    def is_repeat(self) -> list[bool]:
+        """For each row, whether an earlier row of the list is the same pair."""
+        if not self.repeats:
+            return [False] * self.rows
+        bits = np.frombuffer(base64.b64decode(self.repeats), np.uint8)
+        return bits_between(bits, 0, self.rows).tolist()
+
+
+def survey(config: UrlsConfig) -> tuple[ShardNote, ...]:
+    """A note on every `shard_size` rows of the list (the last may be fewer).
+
+    The whole list is streamed, once as long as neither it nor the opt-out lists change, whatever process asks.
 
     Raises: ValueError when the list is absent, malformed or empty, or lacks a column.
     """
     path = Path(config.path)
-    if not path.is_file():
-        raise ValueError(
-            f"source.urls.path: no file {path}: put a list of URLs and captions there, or --set source.urls.path=LIST"
-        )
+    next(_records(config), None)  # whatever is wrong with the file itself
     stat = path.stat()
-    return _read(config, stat.st_mtime_ns, stat.st_size)
+    return _survey(config, opt_outs_digest(config), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=1)
+def _survey(config: UrlsConfig, blocked: tuple[str | None, str | None], *_: int) -> tuple[ShardNote, ...]:
+    settings = asdict(config) | {"path": "", "blocked_domains": blocked[0], "blocked_urls": blocked[1]}
+    kind = f"pairs {digest_of([settings, code_digest((__name__,))])}"
+    notes = remembered(Path(config.path), kind, lambda _: json.dumps(list(_notes(config))))
+    found = tuple(ShardNote(*note) for note in json.loads(notes))
+    if not found:
+        raise ValueError(f"{config.path} has no rows: a URL list needs one at least")
+    return found
+
+
+def _notes(config: UrlsConfig) -> Iterator[ShardNote]:
+    """The notes of the list as it is now."""
+    shards, blocked, num_rows = [], opt_outs(config), 0
+    with Identities() as identities:
+        for records in _chunks(_records(config), config.shard_size):
+            digest = hashlib.sha256()
+            for row, record in enumerate(records, start=num_rows):
+                pair = freeze_pair(record.url, record.caption, blocked)
+                digest.update(_line(pair))
+                if pair.refused is None:
+                    identities.add(pair.sample_id, row)
+            shards.append((records[0].place, len(records), digest.hexdigest()))
+            num_rows += len(records)
+        bits = identities.repeats()
+    first = 0
+    for place, rows, content in shards:
+        repeats = np.packbits(bits_between(bits, first, rows))
+        text = base64.b64encode(repeats.tobytes()).decode() if repeats.any() else ""
+        yield ShardNote(place.at, place.line, rows, _with_repeats(content, text), text)
+        first += rows
+
+
+def read_shard(config: UrlsConfig, shard: int) -> pa.Table:
+    """Shard `shard` of the list as a table of PAIRS_SCHEMA, every row of it in its place; nothing before it is read.
+
+    Raises: ValueError when it is no longer what the survey saw.
+    """
+    note = survey(config)[shard]
+    blocked, digest, pairs = opt_outs(config), hashlib.sha256(), []
+    records = islice(_records(config, Place(note.at, note.line)), note.rows)
+    for record, is_repeat in zip(records, note.is_repeat(), strict=False):
+        pair = freeze_pair(record.url, record.caption, blocked)
+        digest.update(_line(pair))
+        pairs.append(_repeated(pair) if is_repeat else pair)
+    if _with_repeats(digest.hexdigest(), note.repeats) != note.digest:
+        raise ValueError(f"source: shard {shard} changed while it was being read: run again")
+    return pairs_table(pairs)
+
+
+def pairs_table(pairs: Iterable[Pair]) -> pa.Table:
+    """Pairs as a table of PAIRS_SCHEMA."""
+    columns = list(zip(*pairs, strict=True)) or [()] * len(PAIRS_SCHEMA)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, PAIRS_SCHEMA, strict=True)]
+    return pa.table(arrays, schema=PAIRS_SCHEMA)
 
 
 def write_pairs(config: UrlsConfig, shard: int, path: Path) -> dict[str, int]:
-    """Writes shard `shard` of the list as `pairs.parquet`; counts its rows by what will become of them.
+    """Writes shard `shard` of the list as `pairs.parquet`; counts its rows by what will become of them."""
+    return write_table(read_shard(config, shard), shard, path)
 
-    The number stands in the file, as it will in the keys: the same pairs in another place are another content.
+
+def write_table(table: pa.Table, number: int, path: Path, was: dict[str, int] | None = None) -> dict[str, int]:
+    """Writes pairs; counts the rows, and those refused by reason.
+
+    The shard's number stands in the file, as it will in the keys: the same pairs in another place are another content.
+    was: where the rows are asked again, why they were refused before.
     """
-    table = read_pairs(config)[shard]
-    pq.write_table(table.replace_schema_metadata({"shard": str(shard)}), path, compression="zstd")
-    refused = table.column("refused").to_pylist()
-    return {
-        "rows": len(refused),
-        **{reason: refused.count(reason) for reason in ("malformed", "duplicate")},
-    }
+    about = {"shard": str(number)} | ({} if was is None else {"was": json.dumps(was)})
+    pq.write_table(table.replace_schema_metadata(about), path, compression="zstd")
+    refused = Counter(table.column("refused").to_pylist())
+    return {"rows": table.num_rows, **{reason: refused[reason] for reason in REFUSALS}}
+
+
+def shard_number(pairs: Path) -> int:
+    """The number in a `pairs.parquet`: of the keys that its samples will have."""
+    return int(pq.read_schema(pairs).metadata[b"shard"])
+
+
+def refused_before(pairs: Path) -> dict[str, int]:
+    """How many rows of a `pairs.parquet` were refused before for each reason; none, but of a retry."""
+    was: dict[str, int] = json.loads(pq.read_schema(pairs).metadata.get(b"was", b"{}"))
+    return was
 
 
 def pair_recipes(config: UrlsConfig, wanted: slice = ALL) -> list[dict[str, Any]]:
     """For each wanted shard of the list, in order, the JSON-able values that decide its `pairs.parquet`."""
-    tables = list(enumerate(read_pairs(config)))[wanted]
-    return [{"source": "urls", "shard": shard, "pairs": _digest(table)} for shard, table in tables]
+    notes = list(enumerate(survey(config)))[wanted]
+    return [{"source": "urls", "shard": shard, "pairs": note.digest} for shard, note in notes]
 
 
-def _digest(table: pa.Table) -> str:
-    """SHA-256 of a table's URLs, captions and refusals."""
-    digest = hashlib.sha256()
-    for row in table.select(["url", "caption", "refused"]).to_pylist():
-        digest.update(json.dumps(list(row.values())).encode())
-    return digest.hexdigest()
-
-
-@lru_cache(maxsize=1)
-def _read(config: UrlsConfig, mtime_ns: int, size: int) -> list[pa.Table]:
-    seen: set[bytes] = set()
-    rows, tables = [], []
-    for url, caption in read_records(config):
-        rows.append(freeze_pair(url, caption, seen))
-        if len(rows) == config.shard_size:
-            tables.append(pa.Table.from_pylist(rows, schema=PAIRS_SCHEMA))
-            rows = []
-    if rows:
-        tables.append(pa.Table.from_pylist(rows, schema=PAIRS_SCHEMA))
-    if not tables:
-        raise ValueError(f"{config.path} has no rows: a URL list needs one at least")
-    return tables
-
-
-def freeze_pair(url: Any, caption: Any, seen: set[bytes]) -> dict[str, Any]:
-    """One row of `pairs.parquet`; `seen` holds the identities met before and gets this one."""
-    address, text = (_clean(value) for value in (url, caption))
-    refused, detail = None, ""
+def freeze_pair(url: Any, caption: Any, blocked: OptOuts) -> Pair:
+    """One row of the list as it will be fetched, or why not; whether it repeats another is not known here."""
+    address, text = _clean(url), _clean(caption)
     try:
         address = normalise_url(address)
         if not text:
             raise ValueError("no caption")
     except ValueError as error:
-        refused, detail = "malformed", str(error)
-    identity = sample_id(address, text)
-    if refused is None and identity in seen:
-        refused, detail = "duplicate", "the same URL and caption stand earlier in the list"
-    seen.add(identity)
-    return {"url": address, "caption": text, "sample_id": identity, "refused": refused, "detail": detail}
+        return Pair(address, text, sample_id(address, text), "malformed", str(error))
+    refused, detail = (blocked.reason(address) if blocked else None) or (None, "")
+    return Pair(address, text, sample_id(address, text), refused, detail)
+
+
+def _repeated(pair: Pair) -> Pair:
+    return pair._replace(refused=DUPLICATE, detail="the same URL and caption stand earlier in the list")
 
 
 def _clean(value: Any) -> str:
     """A cell as text that can be written as UTF-8, without the white space around it."""
-    return "" if value is None else str(value).strip().encode(errors="replace").decode()
+    text = "" if value is None else str(value).strip()
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
-def read_records(config: UrlsConfig) -> Iterator[Record]:
-    """URL and caption of every row of the list, streamed.
-
-    Raises: ValueError when the list is malformed or lacks a column.
-    """
-    read = READERS[Path(config.path).suffix]
-    try:
-        yield from read(Path(config.path), config.url_column, config.caption_column)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{config.path} must be UTF-8: {error.reason} at byte {error.start}") from error
+def _line(pair: Pair) -> bytes:
+    """What a shard's digest counts of a pair."""
+    return f"{len(pair.url)} {pair.url} {len(pair.caption)} {pair.caption} {pair.refused}\n".encode()
 
 
-def _csv_records(path: Path, url: str, caption: str) -> Iterator[Record]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            _require_columns(path, list(reader.fieldnames or []), url, caption)
-            for row in reader:
-                yield row[url], row[caption]
-        except csv.Error as error:
-            raise ValueError(f"{path}:{reader.line_num} is not CSV: {error}") from error
+def _with_repeats(digest: str, repeats: str) -> str:
+    """The digest of a shard's pairs, and of which of them are refused as repeats."""
+    return hashlib.sha256(f"{digest} {repeats}".encode()).hexdigest()
 
 
-def _jsonl_records(path: Path, url: str, caption: str) -> Iterator[Record]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number} is not JSON: {error.msg} at column {error.colno}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}:{number} must be a JSON object, got {line.strip()[:40]}")
-            _require_columns(f"{path}:{number}", list(row), url, caption)
-            yield row[url], row[caption]
+def _records(config: UrlsConfig, place: Place | None = None) -> Iterator[Record]:
+    return read_records(Path(config.path), config.url_column, config.caption_column, place)
 
 
-def _parquet_records(path: Path, url: str, caption: str) -> Iterator[Record]:
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{path} is not Parquet: {error}") from error
-    with file:
-        _require_columns(path, file.schema_arrow.names, url, caption)
-        for batch in file.iter_batches(batch_size=10_000, columns=[url, caption]):
-            yield from zip(batch.column(url).to_pylist(), batch.column(caption).to_pylist(), strict=True)
-
-
-def _require_columns(where: object, names: list[str], *wanted: str) -> None:
-    """Raises: ValueError naming the first wanted column that is not among the list's."""
-    for name in wanted:
-        if name not in names:
-            raise ValueError(f"{where} has no column {name!r}; it has {', '.join(names) or 'none'}")
-
-
-READERS: dict[str, Callable[[Path, str, str], Iterator[Record]]] = {
-    ".csv": _csv_records,
-    ".jsonl": _jsonl_records,
-    ".parquet": _parquet_records,
-}
+def _chunks(records: Iterator[Record], size: int) -> Iterator[list[Record]]:
+    while chunk := list(islice(records, size)):
+        yield chunk

@@ -1,27 +1,35 @@
 import importlib.util
 import io
+import json
 import os
+import pickle
 import signal
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from unclip.data.advice import ADVICE, advice_on
 from unclip.data.config import DownloadConfig, UrlsConfig
-from unclip.data.download import check_success, download, refuse
-from unclip.data.fates import may_pass, status_of
-from unclip.data.fetch import tool_python
+from unclip.data.download import download, refuse
+from unclip.data.fates import PATTERNS, may_pass, status_of
+from unclip.data.fetch import require_distributor, tool_python
 from unclip.data.fetcher import Fetcher, is_public
+from unclip.data.gate import Gate, TooFewSuccesses
 from unclip.data.originals import Refused, take_picture
-from unclip.data.rows import Row, read_rows
+from unclip.data.rows import read_rows
 from unclip.data.shards import ShardReader
-from unclip.data.urls import write_pairs
+from unclip.data.urls import REFUSALS, write_pairs
+from unclip.recipe import NEUTRAL_MODULES, code_modules
 
 spec = importlib.util.spec_from_file_location("web_server", Path(__file__).with_name("web_server.py"))
 web = importlib.util.module_from_spec(spec)
@@ -29,6 +37,7 @@ spec.loader.exec_module(web)
 
 GOOD = ["plain.jpg", "plain.png", "wide.png", "sideways.jpg", "grey16.png"]
 GOOD += ["palette.png", "cmyk.jpg", "moving.gif", "redirect", "busy.jpg"]
+GOOD += ["hostile-named-opt-out"]  # by X-Robots-Tag to a reader that we are not; one that we are: test_hostile.py
 CONFIG = DownloadConfig(
     allow_private=True, timeout_s=2, max_bytes=200_000, max_side_px=200, num_processes=1, num_threads=16
 )
@@ -96,7 +105,7 @@ def test_every_row_of_the_list_is_accounted_for(fetched):
 def test_the_shard_holds_exactly_the_good_rows_sorted(fetched):
     reader = ShardReader(fetched[0] / "shard.tar")
     assert reader.keys == [row.key for row in fetched[1] if row.status == "ok"] == sorted(reader.keys)
-    assert reader.keys[0] == "00000300000" and reader.keys[-1] == "00000300022"
+    assert reader.keys[0] == "00000300000" and reader.keys[-1] == "00000300023"
     assert {path.name for path in fetched[0].glob("[!lp]*")} == {"shard.tar", "rows.parquet", "work"}
 
 
@@ -161,10 +170,72 @@ def test_a_private_address_is_refused_where_the_connection_is_made(monkeypatch, 
 
 
 def test_too_few_successes_name_both_shares_and_the_reasons():
-    rows = [Row(sample_id=bytes(16), caption="", status=status) for status in ("http_404", "timeout", "http_404")]
-    message = r"0\.5 is asked, 0\.00 is there \(0 of 3 rows; http_404 2, timeout 1\)"
+    message = r"0\.5 is asked, 0\.00 is there \(0 of 3 rows; http_404 2, timeout 1\); http_404: it is gone"
     with pytest.raises(ValueError, match=message):
-        check_success(rows, CONFIG)
+        Gate(CONFIG, 4, ["duplicate"]).judge(["http_404", "timeout", "http_404", "duplicate"])
+
+
+@pytest.mark.parametrize("is_last, errors, stops", [(0, 5, False), (0, 6, True), (1, 5, True), (1, 4, False)])
+def test_what_may_pass_counts_as_lost_in_the_last_pass_alone(is_last, errors, stops):
+    gate = Gate(CONFIG, 12, ["malformed", "duplicate", "duplicate"])  # five of ten rows must come
+    texts = ["", *["HTTP Error 404: Not Found"] * (errors - 1), "timed out"]
+    if not stops:
+        return gate.check(texts, bool(is_last))
+    with pytest.raises(TooFewSuccesses, match=r"at most 0\.40 can still be: stopped before the rest was fetched"):
+        gate.check(texts, bool(is_last))
+
+
+def test_the_gate_s_error_survives_a_way_between_processes():
+    sent = pickle.loads(pickle.dumps(TooFewSuccesses("too few", {"dns": 3})))  # noqa: S301
+    assert (str(sent), sent.counts) == ("too few", {"dns": 3})
+
+
+def test_a_list_that_cannot_succeed_is_not_fetched_at_all(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNCLIP_IMG2DATASET", "/nowhere")
+    pairs = freeze(tmp_path, [("nonsense", "x"), ("http://10.0.0.1/", "y"), ("http://a.example/", "z")])
+    with pytest.raises(TooFewSuccesses, match=r"at most 0\.33 can still be"):
+        download(pairs, 0, DownloadConfig(), tmp_path, lambda *_, **__: None)
+    assert json.loads((tmp_path / "work" / "failed.json").read_text()) == {"malformed": 1, "private_address": 1}
+
+
+@needs_tool
+def test_a_hopeless_list_is_not_fetched_to_its_end(tmp_path, server):
+    pairs = freeze(tmp_path, [(f"{server}/hostile-late-404?{i}", "x") for i in range(100)])
+    config = replace(CONFIG, num_threads=1, min_success_fraction=0.9)
+    with pytest.raises(TooFewSuccesses, match=r"http_404: it is gone"):
+        download(pairs, 0, config, tmp_path, lambda *_, **__: None)
+    assert 10 < web.Handler.asked["/hostile-late-404"] < 50
+
+
+@needs_tool
+def test_the_same_list_and_the_same_answers_give_the_same_bytes(tmp_path, server):
+    lines = [(f"{server}/{name}?{i}", f"{i}") for i in range(9) for name in ("plain.jpg", "gone.jpg", "wide.png")]
+    contents = []
+    for name, threads in (("one", 1), ("two", 16)):
+        pairs = freeze(tmp_path / name, lines)
+        download(pairs, 0, replace(CONFIG, num_threads=threads), pairs.parent, lambda *_, **__: None)
+        contents.append([(pairs.parent / file).read_bytes() for file in ("shard.tar", "rows.parquet")])
+    assert contents[0] == contents[1]
+
+
+@needs_tool
+def test_a_distributor_that_is_not_installed_is_one_clear_error():
+    with pytest.raises(ValueError, match=r"distributor 'ray' needs ray in .* -m pip install ray; on a cluster"):
+        require_distributor(DownloadConfig(distributor="ray"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"distributor": "dask"}, "distributor must be one of multiprocessing, ray, pyspark, got 'dask'"),
+        ({"subjob_size": 9}, "subjob_size must be null without pyspark, got 9"),
+        ({"user_agent_token": "a b"}, "user_agent_token must be a name of letters"),
+        ({"user_agent_token": "a", "disallowed_directives": ()}, "user_agent_token must be null without directives"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DownloadConfig(**settings)
 
 
 @needs_tool
@@ -191,8 +262,9 @@ def test_an_interrupted_download_goes_on_and_a_failed_one_starts_afresh(tmp_path
 KILLED = """
 import sys
 from pathlib import Path
+from unclip.data.advice import ADVICE, advice_on
 from unclip.data.config import DownloadConfig
-from unclip.data.download import check_success, download, refuse
+from unclip.data.download import download
 folder = Path(sys.argv[1])
 config = DownloadConfig(allow_private=True, timeout_s=60, num_processes=1)
 download(folder / "pairs.parquet", 0, config, folder, lambda *_, **__: None)
@@ -257,6 +329,8 @@ def test_what_is_refused_says_why(name):
         ("127.0.0.1", False),
         ("169.254.169.254", False),
         ("::ffff:10.0.0.1", False),
+        ("64:ff9b::7f00:1", False),
+        ("64:ff9b::808:808", True),
         ("fd00::1", False),
     ],
 )
@@ -270,6 +344,38 @@ def test_errors_are_sorted_by_whether_they_may_pass():
     statuses = [status_of(text) for text in texts]
     assert statuses == ["http_404", "http_503", "dns", "timeout", "unfinished", "tls"]
     assert [may_pass(status) for status in statuses] == [False, True, True, True, True, False]
+
+
+@pytest.mark.parametrize("status", [status for _, status in PATTERNS] + list(REFUSALS) + list(FATES.values()))
+def test_every_status_has_its_own_advice(status):
+    assert status == "failed" or advice_on(status) != advice_on("failed")
+    assert len(advice_on(status).meaning) <= 40
+
+
+def test_other_words_of_advice_fetch_nothing_again():
+    modules = code_modules(("tasks.download",))
+    assert {"unclip.data.advice", "unclip.data.fates"} <= modules and "unclip.data.advice" in NEUTRAL_MODULES
+
+
+def test_codes_without_advice_of_their_own_have_that_of_their_kind():
+    assert advice_on("http_503") == advice_on("http_500") == ADVICE["http_5xx"]
+    assert advice_on("http_418") == ADVICE["http_4xx"] and advice_on("http_999") == ADVICE["http"]
+
+
+@given(
+    st.sampled_from(["/plain.jpg", "/plain.png", "/moving.gif", "/cmyk.jpg"]),
+    st.integers(0, 2**32),
+    st.binary(max_size=6),
+)
+def test_damaged_bytes_are_a_picture_or_a_reason(name, where, junk):
+    data = web.PICTURES[name]
+    at = where % len(data)
+    try:
+        picture = take_picture(data[:at] + junk + data[at + len(junk) :], CONFIG)
+    except Refused as refused:
+        assert refused.status and str(refused)
+    else:
+        assert Image.open(io.BytesIO(picture.data)).size == (picture.width, picture.height)
 
 
 def test_a_picture_with_broken_exif_is_a_refused_row():

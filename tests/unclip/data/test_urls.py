@@ -1,12 +1,20 @@
+import hashlib
 import json
+import os
+from dataclasses import replace
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from unclip.data.config import DownloadConfig, UrlsConfig
-from unclip.data.urls import PAIRS_SCHEMA, pair_recipes, read_pairs, write_pairs
-from unclip.data.web_address import normalise_url
+from unclip.data.identities import SPILL_ROWS, Identities, bits_between
+from unclip.data.url_records import read_records
+from unclip.data.urls import PAIRS_SCHEMA, pair_recipes, read_shard, survey, write_pairs
+from unclip.data.web_address import NORMAL, _normalised, normalise_url
 
 ROWS = [("http://a.example/1.png", "one"), ("http://a.example/2.png", "two"), ("http://A.example:80/1.png#x", " one ")]
 
@@ -24,7 +32,7 @@ def write_list(path, rows, names=("url", "caption")):
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
 def test_every_format_gives_the_same_pairs(tmp_path, suffix):
-    (table,) = read_pairs(write_list(tmp_path / f"list.{suffix}", ROWS))
+    table = read_shard(write_list(tmp_path / f"list.{suffix}", ROWS), 0)
     assert table.column("caption").to_pylist() == ["one", "two", "one"]
     assert table.column("refused").to_pylist() == [None, None, "duplicate"]
     assert table.column("url")[2].as_py() == ROWS[0][0]
@@ -32,26 +40,109 @@ def test_every_format_gives_the_same_pairs(tmp_path, suffix):
 
 def test_the_same_url_with_another_caption_is_no_duplicate(tmp_path):
     config = write_list(tmp_path / "list.csv", [ROWS[0], (ROWS[0][0], "other")])
-    assert read_pairs(config)[0].column("refused").to_pylist() == [None, None]
+    assert read_shard(config, 0).column("refused").to_pylist() == [None, None]
 
 
 def test_a_duplicate_is_found_in_a_later_shard(tmp_path):
     path = write_list(tmp_path / "list.csv", ROWS).path
-    tables = read_pairs(UrlsConfig(path=path, shard_size=2))
+    tables = [read_shard(UrlsConfig(path=path, shard_size=2), shard) for shard in (0, 1)]
     assert [t.num_rows for t in tables] == [2, 1]
     assert tables[1].column("refused").to_pylist() == ["duplicate"]
 
 
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_a_shard_in_the_middle_is_read_as_if_all_before_it_were(tmp_path, suffix):
+    rows = [(f"http://a.example/{i % 40}.png", f"ü {i % 40}") for i in range(100)]
+    path = write_list(tmp_path / f"list.{suffix}", rows).path
+    whole = read_shard(UrlsConfig(path=path), 0).to_pylist()
+    parts = [read_shard(UrlsConfig(path=path, shard_size=7), shard).to_pylist() for shard in range(15)]
+    assert [row for part in parts for row in part] == whole
+    assert [row["refused"] for row in whole] == [None] * 40 + ["duplicate"] * 60
+
+
+def test_line_ends_quotes_and_a_byte_order_mark_do_not_move_a_shard(tmp_path):
+    text = (
+        '\ufeffurl,caption\r\nhttp://a/1,"two\r\nlines, ü"\r\n\r\nhttp://a/2,"a ""word"""\rhttp://a/3\nhttp://a/4,end'
+    )
+    (tmp_path / "list.csv").write_bytes(text.encode())
+    config = UrlsConfig(path=str(tmp_path / "list.csv"), shard_size=1)
+    captions = [read_shard(config, shard).column("caption")[0].as_py() for shard in range(len(survey(config)))]
+    assert captions == ["two\r\nlines, ü", 'a "word"', "", "end"]
+
+
+def test_a_list_changed_under_the_survey_is_refused(tmp_path):
+    config = write_list(tmp_path / "list.csv", ROWS)
+    stat = (tmp_path / "list.csv").stat()
+    survey(config)
+    write_list(tmp_path / "list.csv", [(url, caption[::-1]) for url, caption in ROWS])
+    os.utime(tmp_path / "list.csv", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    with pytest.raises(ValueError, match="shard 0 changed while it was being read: run again"):
+        read_shard(config, 0)
+
+
+@pytest.mark.parametrize("num_rows", [1, 1000, SPILL_ROWS + 77])
+def test_repeats_found_on_disk_are_those_a_set_finds(num_rows):
+    drawn = np.random.default_rng(0).integers(0, num_rows, num_rows)
+    names, seen, repeats = [hashlib.sha256(bytes(n)).digest()[:16] for n in drawn], set(), []
+    with Identities() as identities:
+        for row, name in enumerate(names):
+            identities.add(name, row)
+            repeats.append(name in seen)
+            seen.add(name)
+        bits = identities.repeats()
+    assert bits_between(bits, 0, num_rows).tolist() == repeats
+    assert bits_between(bits, num_rows // 3, num_rows // 2).tolist() == repeats[num_rows // 3 :][: num_rows // 2]
+
+
+@given(st.from_regex(NORMAL, fullmatch=True) | st.from_regex(r"https?://[a-zA-Z.]{1,9}[ -~]{0,9}", fullmatch=True))
+def test_a_url_that_is_normal_already_stays_as_it_is(url):
+    try:
+        slowly = _normalised(url)
+    except ValueError as error:
+        slowly = str(error)
+    assert not NORMAL.fullmatch(url) or slowly == url
+
+
+def test_a_blocked_domain_takes_its_subdomains_with_it(tmp_path):
+    (tmp_path / "domains").write_text("# asked in May\nOptOut.example\n\n*.bücher.example\n")
+    (tmp_path / "urls").write_text("http://A.example:80/2.png\n")
+    hosts = ["optout.example", "img.optout.example", "notoptout.example", "www.bücher.example", "a.example"]
+    rows = [(f"http://{host}/{i}.png", "x") for i, host in enumerate(hosts)] + [("http://a.example/2.png", "y")] * 2
+    blocked = {f"blocked_{kind}": str(tmp_path / kind) for kind in ("domains", "urls")}
+    config = UrlsConfig(path=write_list(tmp_path / "list.csv", rows).path, **blocked)
+    refused = read_shard(config, 0).column("refused").to_pylist()
+    assert refused == [*["blocked_domain"] * 2, None, "blocked_domain", None, *["blocked_url"] * 2]
+    assert write_pairs(config, 0, tmp_path / "pairs.parquet")["blocked_domain"] == 3
+
+
+def test_an_opt_out_changes_only_the_shards_that_it_touches(tmp_path):
+    rows = [(f"http://{host}.example/x.png", "x") for host in "abcd"]
+    path, domains = write_list(tmp_path / "list.csv", rows).path, tmp_path / "domains"
+    config = UrlsConfig(path=path, shard_size=2, blocked_domains=str(domains))
+    domains.write_text("")
+    before = pair_recipes(config)
+    domains.write_text("d.example\n")
+    after = pair_recipes(config)
+    assert (before[0] == after[0], before[1] == after[1]) == (True, False)
+
+
+def test_a_broken_opt_out_list_names_its_line(tmp_path):
+    (tmp_path / "domains").write_text("a.example\nno domain\n")
+    config = write_list(tmp_path / "list.csv", ROWS)
+    with pytest.raises(ValueError, match=r"domains:2 'no domain': URL with the impossible host"):
+        survey(replace(config, blocked_domains=str(tmp_path / "domains")))
+
+
 def test_bad_rows_are_kept_with_their_reason(tmp_path):
     rows = [("", "no url"), ("http:///x.png", "no host"), ("not a url", "none"), ("http://a.example/x.png", "  ")]
-    (table,) = read_pairs(write_list(tmp_path / "list.csv", rows))
+    table = read_shard(write_list(tmp_path / "list.csv", rows), 0)
     assert table.column("refused").to_pylist() == ["malformed"] * 4
     assert table.column("detail").to_pylist() == ["no URL", "URL without a host", "URL without a scheme", "no caption"]
 
 
 def test_the_frozen_pairs_are_the_same_bytes_again(tmp_path):
     config = write_list(tmp_path / "list.csv", ROWS)
-    assert write_pairs(config, 0, tmp_path / "a.parquet") == {"rows": 3, "malformed": 0, "duplicate": 1}
+    assert write_pairs(config, 0, tmp_path / "a.parquet")["duplicate"] == 1
     write_pairs(config, 0, tmp_path / "b.parquet")
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     assert pq.read_schema(tmp_path / "a.parquet").equals(PAIRS_SCHEMA)
@@ -76,9 +167,9 @@ def test_appended_rows_leave_the_recipes_of_full_shards_as_they_are(tmp_path):
 
 def test_a_changed_list_is_read_again(tmp_path):
     config = write_list(tmp_path / "list.csv", ROWS)
-    before = read_pairs(config)[0].num_rows
+    before = read_shard(config, 0).num_rows
     write_list(tmp_path / "list.csv", ROWS[:1])
-    assert (before, read_pairs(config)[0].num_rows) == (3, 1)
+    assert (before, read_shard(config, 0).num_rows) == (3, 1)
 
 
 @pytest.mark.parametrize(
@@ -97,18 +188,47 @@ def test_a_changed_list_is_read_again(tmp_path):
 def test_a_malformed_list_is_one_clear_error(tmp_path, name, text, message):
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message.replace("[", r"\[")):
-        read_pairs(UrlsConfig(path=str(tmp_path / name)))
+        survey(UrlsConfig(path=str(tmp_path / name)))
+
+
+LISTS = {
+    "csv": b'url,caption\nhttp://a.example/1,"one, ""two"""\n\nhttp://a.example/2,\xc3\xbc\n',
+    "jsonl": b'{"url": "http://a.example/1", "caption": "\\ud83d\\ude00"}\n{"url": null, "caption": [1, {"a": 2}]}\n',
+}
+
+
+@pytest.fixture(scope="module")
+def broken_list(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("broken")
+    pq.write_table(
+        pa.table({"url": ["http://a.example/1"] * 9, "caption": list("abcdefghi")}), folder / "whole.parquet"
+    )
+    return folder / "list"
+
+
+@given(st.sampled_from(["csv", "jsonl", "parquet"]), st.integers(0, 2**32), st.binary(max_size=9), st.booleans())
+def test_a_damaged_list_is_rows_or_one_clear_error(broken_list, suffix, where, junk, cuts):
+    whole = LISTS.get(suffix) or broken_list.with_name("whole.parquet").read_bytes()
+    at = where % (len(whole) + 1)
+    path = broken_list.with_suffix(f".{suffix}")
+    path.write_bytes(whole[:at] + junk + (b"" if cuts else whole[at + len(junk) :]))
+    try:
+        rows = sum(1 for _ in read_records(path, "url", "caption"))
+    except ValueError as error:
+        assert str(path) in str(error) and "\n" not in str(error)
+    else:
+        assert rows <= 200
 
 
 def test_a_list_that_is_not_utf8_is_one_clear_error(tmp_path):
     (tmp_path / "list.csv").write_bytes(b"url,caption\nhttp://a.example/,caf\xe9\n")
     with pytest.raises(ValueError, match="must be UTF-8"):
-        read_pairs(UrlsConfig(path=str(tmp_path / "list.csv")))
+        survey(UrlsConfig(path=str(tmp_path / "list.csv")))
 
 
 def test_a_missing_list_names_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"no file .*none\.csv"):
-        read_pairs(UrlsConfig(path=str(tmp_path / "none.csv")))
+        survey(UrlsConfig(path=str(tmp_path / "none.csv")))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,161 @@
+"""Retries of a pipeline's download: which stand, what a new one holds, and what became of every row in the end."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+
+from unclip.artifact import Artifact
+from unclip.data.config import DownloadConfig, RetryConfig
+from unclip.recipe import digest_of, recipe_config
+
+if TYPE_CHECKING:
+    from flows.graph import Graph
+    from unclip.data.retries import Retry
+
+LENIENT = {"min_success_fraction": 0.0}  # rows that failed once mostly fail again
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetryShard:
+    """A retry that stands, as one more shard of the source."""
+
+    retry: "Retry"
+    origins: tuple[int, ...]  # of them, those whose refusals stand
+    recipe: dict[str, Any]  # of its source
+    download: DownloadConfig
+
+    def config_of(self, stage: str, config: Any) -> Any:
+        """The settings of a stage for this shard, given those for the others."""
+        if stage == "source":
+            return RetryConfig(path=str(self.retry.path), origins=self.origins)
+        return self.download if stage == "download" else config
+
+
+def retry_folder(graph: "Graph") -> Path:
+    """Where the retries of a pipeline lie in its store."""
+    return graph.store.root / "retries" / graph.name
+
+
+def standing_retries(graph: "Graph") -> list[RetryShard]:
+    """The retries of a pipeline of which any refusal stands; `graph.sources` are those of the list itself."""
+    download = graph.pipeline.download
+    if download is None or not retry_folder(graph).is_dir():
+        return []
+    from unclip.data.retries import read_retries, retry_recipe
+
+    code, found = download_code(graph), []
+    tokens = {number: token(recipe, download, code) for number, recipe in enumerate(graph.sources)}
+    for retry in read_retries(retry_folder(graph)):
+        origins = retry.standing(tokens)
+        if not origins:
+            continue
+        recipe = retry_recipe(RetryConfig(path=str(retry.path), origins=origins))
+        settings = replaced(download, retry.settings)
+        tokens[retry.shard] = token(recipe, settings, code)
+        found.append(RetryShard(retry=retry, origins=origins, recipe=recipe, download=settings))
+    return found
+
+
+def download_code(graph: "Graph") -> str:
+    """The digest of the download's code."""
+    return graph.code_of(next(stage for stage in graph.stages() if stage.name == "download"))
+
+
+def token(recipe: dict[str, Any], download: DownloadConfig, code: str) -> str:
+    """What a shard's refusals are known by: all that decides them but the network's mood."""
+    return digest_of([recipe, recipe_config(download), code])
+
+
+def replaced(download: DownloadConfig, settings: dict[str, Any]) -> DownloadConfig:
+    """The download's settings with some replaced. Raises: ValueError naming the field."""
+    values = {name: getattr(download, name) for name in download.__dataclass_fields__}
+    for name in settings:
+        if name not in values:
+            raise ValueError(f"--with {name}: download has no such setting; it has {', '.join(values)}")
+    return TypeAdapter(DownloadConfig).validate_python(values | settings)
+
+
+def add_retries(graph: "Graph", statuses: Iterable[str], settings: dict[str, Any]) -> tuple[list[int], Counter[str]]:
+    """Writes shards of the rows that were refused for these reasons; their numbers, and the rows by reason.
+
+    Raises: ValueError when the download is not whole, or no row was refused for such a reason.
+    """
+    from unclip.data.fates import may_pass
+    from unclip.data.retries import refused_rows, write_retry
+    from unclip.data.urls import REFUSALS
+
+    artifacts = fetched(graph)
+    refused = final_refusals(artifacts)
+    asked = sorted(set(refused) - set(REFUSALS))
+    given = list(statuses)
+    wanted = {s for s in asked if any(_matches(s, one) for one in given) or (not given and may_pass(s))}
+    odd = [one for one in given if not any(_matches(s, one) for s in asked)]
+    if odd or not wanted:
+        said = ", ".join(odd) or "may pass with time"
+        raise ValueError(f"no row was asked for and refused as {said}; there are {', '.join(asked) or 'none'}")
+    download = graph.pipeline.download
+    assert download is not None
+    replaced(download, LENIENT | settings)  # refused here, not when it is run
+    tokens = tokens_of(graph)
+    parts = {number: artifact.path / "rows.parquet" for number, artifact in zip(tokens, artifacts, strict=True)}
+    rows, shards, counts = refused_rows(parts, wanted), list[int](), Counter[str]()
+    while chunk := list(islice(rows, graph.pipeline.source.only.shard_size)):  # type: ignore[union-attr]
+        shards.append(write_retry(retry_folder(graph), chunk, tokens, LENIENT | settings).shard)
+        counts.update(row["status"] for _, row in chunk)
+    return shards, counts
+
+
+def _matches(status: str, given: str) -> bool:
+    """Whether a status is the one given; `http_5xx` is all of its kind."""
+    return status == given or (given.endswith("xx") and status.startswith(given.removesuffix("xx")))
+
+
+def tokens_of(graph: "Graph") -> dict[int, str]:
+    """What each shard's refusals are known by, by its number, in the order of the graph."""
+    download, code = graph.pipeline.download, download_code(graph)
+    assert download is not None
+    listed = {n: token(recipe, download, code) for n, recipe in enumerate(graph.sources[: graph.num_listed])}
+    return listed | {r.retry.shard: token(r.recipe, r.download, code) for r in graph.retries}
+
+
+def fetched(graph: "Graph") -> tuple[Artifact, ...]:
+    """The download's artifacts, of every shard.
+
+    Raises: ValueError when there is no URL list, or a shard is still to be fetched.
+    """
+    steps = download_steps(graph)
+    artifacts = tuple(step.found for step in steps if step.found is not None)
+    if len(artifacts) < len(steps):
+        raise ValueError(
+            f"{len(steps) - len(artifacts)} of {len(steps)} shards are still to be fetched: "
+            f"`unclip run {graph.name} --until download` first"
+        )
+    return artifacts
+
+
+def download_steps(graph: "Graph") -> list[Any]:
+    """The download's steps, of the shards whose source is there. Raises: ValueError when there is no URL list."""
+    if graph.pipeline.download is None:
+        raise ValueError(f"{graph.name} downloads nothing: its source is not a URL list")
+    source, download = graph.stages()[:2]
+    made = {"source": tuple(step.found for step in graph.steps(source, {}) if step.found is not None)}
+    if len(made["source"]) < len(graph.sources):
+        return list(graph.steps(download, {}))
+    return list(graph.steps(download, made))
+
+
+def final_refusals(artifacts: Iterable[Artifact]) -> Counter[str]:
+    """The rows that these artifacts of the download refuse in the end, by reason.
+
+    A row that was asked again counts for its last fate, so the shards where it was before must be among them.
+    """
+    counts: Counter[str] = Counter()
+    for metrics in (artifact.manifest()["metrics"] for artifact in artifacts):
+        counts.update(metrics["refused"])
+        counts.subtract(metrics.get("asked_again", {}))
+    return +counts

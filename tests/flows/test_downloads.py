@@ -1,0 +1,159 @@
+"""A URL list fetched, looked at, and its refused rows fetched again, over a real server."""
+
+import importlib.util
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli import app, load_verbs
+from flows.downloads import downloads, fates_table, summary
+from flows.execute import Execution
+from flows.graph import open_graph
+from flows.retries import add_retries, fetched
+from unclip.data.fetch import tool_python
+from unclip.data.gate import TooFewSuccesses
+from unclip.data.rows import read_rows
+
+ROOT = Path(__file__).parents[1]
+spec = importlib.util.spec_from_file_location("web_server", ROOT / "unclip" / "data" / "web_server.py")
+web = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(web)
+NAMES = ["plain.jpg", "busy.jpg", "gone.jpg", "plain.png", "status-429", "wide.png"]
+
+
+def has_tool():
+    try:
+        return bool(tool_python())
+    except ValueError:
+        return False
+
+
+pytestmark = pytest.mark.skipif(not has_tool(), reason="img2dataset's own environment is absent: run `make setup`")
+
+
+class Site:
+    """A server, the list of its pictures, and a store."""
+
+    def __init__(self, folder, url):
+        self.folder, self.url = folder, url
+
+    def write(self, names):
+        rows = "".join(f"{self.url}/{name},{name}\n" for name in names)
+        (self.folder / "list.csv").write_text("url,caption\n" + rows)
+
+    def settings(self, **download):
+        download = {"allow_private": True, "retries": 0, "min_success_fraction": 0.1, "num_processes": 1} | download
+        source = f"source={{urls: {{path: '{self.folder / 'list.csv'}', shard_size: 3}}}}"
+        return source, f"download={download}"
+
+    def graph(self, **download):
+        return open_graph(ROOT / "shrunken.yaml", "shrunken", self.folder / "store", self.settings(**download))
+
+    def run(self, **download):
+        """Fetches what is not there; the graph, and how many shards were made."""
+        graph, built = self.graph(**download), []
+        execution = Execution(graph, [])
+        for stage in graph.stages()[:2]:
+            built.append(sum(step.found is None for step in graph.steps(stage, execution.made)))
+            execution.build(stage)
+        return graph, built
+
+
+@pytest.fixture(scope="module")
+def server():
+    server = web.serve()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def site(tmp_path, server):
+    web.Handler.asked.clear()
+    site = Site(tmp_path, server)
+    site.write(NAMES)
+    return site
+
+
+def test_refused_rows_come_back_as_a_further_shard_with_their_sample_ids(site):
+    graph, built = site.run()
+    assert built == [2, 2] and downloads(graph).refused == {"http_503": 1, "http_404": 1, "http_429": 1}
+    shards, counts = add_retries(graph, ["http_5xx", "http_429"], {"num_threads": 1})
+    assert shards == [900000] and counts == {"http_503": 1, "http_429": 1}
+    again, built = site.run()
+    assert built == [1, 1] and again.stages()[1].name == "download"
+    rows = [row for artifact in fetched(again) for row in read_rows(artifact.path / "rows.parquet")]
+    busy = [row for row in rows if row.caption == "busy.jpg"]
+    assert [(row.status, row.key) for row in busy] == [("http_503", None), ("ok", "90000000000")]
+    assert busy[0].sample_id == busy[1].sample_id
+    found = downloads(again)
+    assert (found.rows, found.ok, found.refused, found.retried) == (6, 4, {"http_404": 1, "http_429": 1}, 2)
+    assert add_retries(again, [], {})[1] == Counter({"http_429": 1})  # what failed twice, and nothing that came
+    site.write([*NAMES[:3], "plain.png", "wide.png"])  # shard 1 is another: its refusal does not stand, that of 0 does
+    changed = site.graph()
+    assert [shard.origins for shard in changed.retries] == [(0,)] and downloads(changed).void_retries == 1
+    assert len(changed.sources) == 3 and changed.sources[0] == again.sources[0]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, server):
+    """A site that is fetched, for tests that only look at it or add retries."""
+    site = Site(tmp_path_factory.mktemp("shared"), server)
+    site.write(["plain.jpg", "gone.jpg"])
+    site.run()
+    return site
+
+
+def test_other_settings_fetch_all_again_and_no_retry_stands(shared, tmp_path):
+    shutil.copytree(shared.folder, tmp_path / "copy")
+    copy = Site(tmp_path / "copy", shared.url)
+    assert add_retries(copy.graph(), ["http_404"], {})[1] == {"http_404": 1}
+    assert len(copy.graph().sources) == 2
+    other = copy.graph(timeout_s=5)
+    assert (other.retries, len(other.sources)) == ([], 1)
+    assert "of retries, 1 no longer stand" in summary("shrunken", downloads(other))
+
+
+@pytest.mark.parametrize(
+    ("download", "status", "settings", "message"),
+    [
+        ({"timeout_s": 7}, "timeout", {}, "1 of 1 shards are still to be fetched: `unclip run shrunken --until"),
+        ({}, "timeout", {}, "refused as timeout; there are http_404"),
+        ({}, "http_404", {"timeout": 3}, "--with timeout: download has no such setting"),
+    ],
+)
+def test_a_retry_says_what_it_cannot_fetch(shared, download, status, settings, message):
+    with pytest.raises(ValueError, match=message):
+        add_retries(shared.graph(**download), [status], settings)
+
+
+def test_a_hopeless_run_stops_at_its_first_shard_and_says_what_came_of_it(site):
+    site.write(["gone.jpg", "page.html", "status-403", *NAMES])
+    with pytest.raises(TooFewSuccesses, match=r"stopped before the rest was fetched .* of 3 rows"):
+        site.run(min_success_fraction=0.5)
+    found = downloads(site.graph(min_success_fraction=0.5))
+    assert (found.num_fetched, found.num_shards) == (0, 3) and web.Handler.asked["/plain.jpg"] == 0
+    assert found.failed["http_404"] == 1 and "the next shard failed, too few rows came" in summary("x", found)
+
+
+def test_the_verbs_answer_in_json(shared, tmp_path):
+    shutil.copytree(shared.folder, tmp_path / "copy")
+    settings = [f"--set={one}" for one in Site(tmp_path / "copy", shared.url).settings()]
+    where = ["shrunken", "--json", "--file", str(ROOT / "shrunken.yaml"), "--store", str(tmp_path / "copy" / "store")]
+    load_verbs()
+    said = CliRunner().invoke(app, ["downloads", *where, *settings])
+    assert json.loads(said.stdout)["refused"]["http_404"]["advice"] == "drop the rows from the list"
+    said = CliRunner().invoke(app, ["retry", *where, *settings, "--status=http_4xx", "--with=timeout_s=9"])
+    assert json.loads(said.stdout) == {"shards": [900000], "rows": {"http_404": 1}}
+    (retry,) = Site(tmp_path / "copy", shared.url).graph().retries
+    assert (retry.download.timeout_s, retry.download.min_success_fraction) == (9, 0)
+
+
+def test_every_refusal_is_a_line_of_advice():
+    lines = fates_table("", {"dns": 3, "http_429": 1200})
+    assert [next(iter(column.cells)) for column in lines.columns[:2]] == ["http_429", "1,200"]
+    assert "lower num_threads" in next(iter(lines.columns[2].cells))

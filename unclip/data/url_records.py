@@ -1,0 +1,163 @@
+"""The rows of a URL list, streamed from any place in it: CSV, JSONL or Parquet."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+BATCH_ROWS = 2_000  # of a Parquet file that are in memory at once
+BUFFER_BYTES = 1 << 20  # of each column, so that a large row group is not read whole
+BOM = b"\xef\xbb\xbf"
+
+
+class Place(NamedTuple):
+    """Where a row begins: bytes into a text, rows into a Parquet file; and how many lines stand before it."""
+
+    at: int = 0
+    line: int = 0
+
+
+class Record(NamedTuple):
+    """One row as it stands in the list."""
+
+    place: Place
+    url: Any
+    caption: Any
+
+
+class Lines:
+    """The lines of a UTF-8 file from a place on, with their ends; `place` is where the next one begins."""
+
+    def __init__(self, path: Path, place: Place) -> None:
+        self.path, self.place, self._file = path, place, path.open("rb")
+        if place.at == 0 and self._file.read(len(BOM)) == BOM:
+            self.place = Place(len(BOM), place.line)
+        self._file.seek(self.place.at)
+        self._text = io.TextIOWrapper(self._file, encoding="utf-8", newline="")
+
+    def __enter__(self) -> "Lines":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._text.close()
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        try:
+            text = next(self._text)
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{self.path} must be UTF-8: {error.reason} after line {self.place.line}") from error
+        num_bytes = len(text) if text.isascii() else len(text.encode())
+        self.place = Place(self.place.at + num_bytes, self.place.line + 1)
+        return text
+
+
+def read_records(path: Path, url: str, caption: str, place: Place | None = None) -> Iterator[Record]:
+    """Every row of the list from `place` on, in order; memory does not grow with the list.
+
+    Raises: ValueError when the list is absent, malformed or lacks a column.
+    """
+    if not path.is_file():
+        raise ValueError(
+            f"source.urls.path: no file {path}: put a list of URLs and captions there, or --set source.urls.path=LIST"
+        )
+    return READERS[path.suffix](path, url, caption, place or Place())
+
+
+def _csv_records(path: Path, url: str, caption: str, place: Place) -> Iterator[Record]:
+    with Lines(path, Place()) as lines:
+        try:
+            names = next(csv.reader(lines, strict=True), [])
+        except csv.Error as error:
+            raise ValueError(f"{path}:{lines.place.line} is not CSV: {error}") from error
+        first = lines.place
+    require_columns(path, names, url, caption)
+    columns = [len(names) - 1 - names[::-1].index(name) for name in (url, caption)]  # of two with one name, the last
+    with Lines(path, place if place.at else first) as lines:
+        reader = csv.reader(lines, strict=True)
+        while True:
+            here = lines.place
+            try:
+                row = next(reader, None)
+            except csv.Error as error:
+                raise ValueError(f"{path}:{lines.place.line} is not CSV: {error}") from error
+            if row is None:
+                return
+            if row:
+                address, text = (row[column] if column < len(row) else None for column in columns)
+                yield Record(here, address, text)
+
+
+def _jsonl_records(path: Path, url: str, caption: str, place: Place) -> Iterator[Record]:
+    with Lines(path, place) as lines:
+        while True:
+            here = lines.place
+            line = next(lines, None)
+            if line is None:
+                return
+            if not line.strip():
+                continue
+            where = f"{path}:{lines.place.line}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{where} is not JSON: {error.msg} at column {error.colno}") from error
+            except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
+                raise ValueError(f"{where} is not JSON that can be read: {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{where} must be a JSON object, got {line.strip()[:40]}")
+            require_columns(where, list(row), url, caption)
+            yield Record(here, row[url], row[caption])
+
+
+def _parquet_records(path: Path, url: str, caption: str, place: Place) -> Iterator[Record]:
+    try:
+        yield from _row_groups(path, url, caption, place)
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{path} is not Parquet: {' '.join(str(error).split())}") from error
+
+
+def _row_groups(path: Path, url: str, caption: str, place: Place) -> Iterator[Record]:
+    with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
+        require_columns(path, file.schema_arrow.names, url, caption)
+        first, start = _row_group(file, place.at)
+        groups = range(first, file.num_row_groups)
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=[url, caption], use_threads=False):
+            wanted = batch.slice(max(0, place.at - start))
+            start += len(batch)
+            at = start - len(wanted)
+            rows = zip(wanted.column(url).to_pylist(), wanted.column(caption).to_pylist(), strict=True)
+            for number, (address, text) in enumerate(rows, start=at):
+                yield Record(Place(number), address, text)
+
+
+def _row_group(file: pq.ParquetFile, row: int) -> tuple[int, int]:
+    """The row group that holds a row, and the number of that group's first row."""
+    start = 0
+    for group in range(file.num_row_groups):
+        num_rows = file.metadata.row_group(group).num_rows
+        if row < start + num_rows:
+            return group, start
+        start += num_rows
+    return file.num_row_groups, start
+
+
+def require_columns(where: object, names: list[str], *wanted: str) -> None:
+    """Raises: ValueError naming the first wanted column that is not among the list's."""
+    for name in wanted:
+        if name not in names:
+            raise ValueError(f"{where} has no column {name!r}; it has {', '.join(names) or 'none'}")
+
+
+READERS: dict[str, Callable[[Path, str, str, Place], Iterator[Record]]] = {
+    ".csv": _csv_records,
+    ".jsonl": _jsonl_records,
+    ".parquet": _parquet_records,
+}
