@@ -22,8 +22,9 @@ LISTS_PER_ROOT = 6  # lists by the square root of the rows ("ivf"): 4 to 16 is u
 ROWS_PER_LIST = 39  # that a list is learned on; faiss warns below
 CODE_BYTES = 64  # of a row ("ivf_pq")
 OPQ_ROWS = 32_768  # that the rotation of "ivf_pq" is learned on
-ITERATIONS = 8  # of k-means
+ITERATIONS = 6  # of k-means
 NEAR_TOPS = 16  # in which a row's list is looked for
+LEARNING_TOPS = 4  # in which it is while lists are learned: what one round misses, the next mends
 BLOCK_ROWS = 4096
 
 
@@ -73,9 +74,9 @@ class Lists:
     starts: NDArray[np.int64]  # (T + 1,) where the lists of a top begin
     centroids: Floats  # (L, D)
 
-    def place(self, vectors: Floats) -> tuple[NDArray[np.int64], Floats]:
-        """Of each unit vector (N, D) the list it goes to, of those of its NEAR_TOPS tops, and its cosine with it."""
-        near = np.argsort(-(vectors @ self.tops.T), axis=1)[:, :NEAR_TOPS]
+    def place(self, vectors: Floats, num_tops: int = NEAR_TOPS) -> tuple[NDArray[np.int64], Floats]:
+        """Of each unit vector (N, D) the list it goes to, of those of its nearest tops, and its cosine with it."""
+        near = np.argsort(-(vectors @ self.tops.T), axis=1)[:, :num_tops]
         place, cosine = np.zeros(len(vectors), np.int64), np.full(len(vectors), -2, np.float32)
         for top, (start, stop) in enumerate(zip(self.starts, self.starts[1:], strict=False)):
             rows = np.flatnonzero((near == top).any(axis=1))
@@ -97,7 +98,7 @@ def learn_lists(rows: RawRows, num_lists: int, seed: int) -> Lists:
         sums = np.zeros_like(lists.centroids)
         for start in range(0, len(rows), BLOCK_ROWS):
             block = rows.unit(slice(start, start + BLOCK_ROWS))
-            place, _ = lists.place(block)
+            place, _ = lists.place(block, LEARNING_TOPS)
             order = np.argsort(place, kind="stable")
             used, first = np.unique(place[order], return_index=True)
             sums[used] += np.add.reduceat(block[order], first, axis=0)

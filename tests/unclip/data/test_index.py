@@ -11,8 +11,9 @@ from unclip.data.config import IndexConfig
 from unclip.data.digests import file_digest
 from unclip.data.index import kept_in, search, write_index
 from unclip.data.index_codes import open_index
-from unclip.data.index_lists import Kind, kind_of, shares
+from unclip.data.index_lists import Kind, kind_of, learn_lists
 from unclip.data.index_recall import exact_nearest, rows_at
+from unclip.data.near_duplicates import RawRows
 from unclip.data.table import read_part, unit
 
 faiss.omp_set_num_threads(1)
@@ -71,7 +72,15 @@ def test_lists_are_no_more_than_rows_can_teach():
     assert kind_of(IndexConfig(kind="ivf_hnsw", train_rows=390), 5000, 4000) == Kind(
         "ivf_hnsw", "5000 rows, ivf_hnsw as set", 10
     )
-    assert shares(np.array([5, 0, 15]), 4).tolist() == [1, 0, 3]
+
+
+def test_a_row_is_placed_in_the_list_nearest_to_it(tmp_path):
+    vectors = unit(np.random.default_rng(0).normal(size=(600, 16)))
+    vectors.astype(np.float16).tofile(tmp_path / "rows")
+    lists = learn_lists(RawRows(tmp_path / "rows", 16), 40, 0)
+    place, cosine = lists.place(vectors)
+    assert np.array_equal(place, (vectors @ lists.centroids.T).argmax(axis=1)) and len(lists.centroids) == 40
+    assert np.allclose(cosine, (vectors @ lists.centroids.T).max(axis=1)) and np.bincount(place).min() > 0
 
 
 @pytest.mark.parametrize("kind", ["ivf", "ivf_hnsw", "ivf_pq"])
