@@ -99,10 +99,10 @@ def raw_rows(parts: Sequence[Path], shard: NDArray[Any], row: NDArray[Any], work
         file.truncate(2 * dimension * len(row))
         if len(row):
             out = np.memmap(file.name, np.float16, "r+", shape=(len(row), dimension))
-            numbers = np.unique(shard).tolist()
+            numbers, first = np.unique(np.sort(shard), return_index=True)
+            by_part = np.split(np.argsort(shard, kind="stable"), first[1:])
             found = vectors_in([parts[number] for number in numbers], "image_embedding")
-            for number, vectors in zip(numbers, found, strict=True):
-                places = np.flatnonzero(shard == number)
+            for places, vectors in zip(by_part, found, strict=True):
                 out[places] = vectors[row[places]]
                 out._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
             del out
