@@ -1,9 +1,9 @@
 """The search index over image embeddings: its kind by the size of the table, learned once, grown by parts, measured.
 
 What is learned depends on the first parts only, as many as the largest power of two there is, and a part's codes on
-that and on the part: both are kept, so that one more part costs itself. Only where the parts after these are farther
-from the lists than MAX_DRIFT allows is everything learned anew, from all of them. The result depends on the parts alone, never
-on what was kept. N rows, D dimensions.
+that and on the part: both are kept, so that one more part costs itself. Where the parts after these are farther from
+the lists than MAX_DRIFT allows, everything is learned anew from all parts, for each more of them until there are twice
+as many. The result depends on the parts alone, never on what was kept. N rows, D dimensions.
 """
 
 import json
