@@ -54,14 +54,19 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
     parser.add_argument("--folder", type=Path)
+    parser.add_argument(
+        "--tables", type=Path, help="where tables are kept, and those that are there are not made again"
+    )
     return parser.parse_args()
 
 
 def measure(folder: Path, rows: int, options: argparse.Namespace, found: dict[str, list[Run]]) -> None:
     """Make a table of so many rows, run every stage on it, and remove it."""
     with tempfile.TemporaryDirectory(dir=folder) as name:
-        table = Path(name) / "table"
+        table = (options.tables or Path(name)) / f"table-{rows}"
         for stage in dict.fromkeys(["write", *options.stages]):
+            if stage == "write" and table.exists():
+                continue
             with tempfile.TemporaryDirectory(dir=name) as work:
                 run = run_once(stage, table, str(rows) if stage == "write" else work, options.threads)
             run["clock"] = run["seconds" if options.clock == "wall" else "cpu_s"]
@@ -104,7 +109,7 @@ def exponent(runs: list[Run]) -> float:
 def judged(found: dict[str, list[Run]], options: argparse.Namespace) -> int:
     """The table of all targets; 0 where they are met."""
     met = True
-    for stage, runs in found.items():
+    for stage, runs in ((stage, runs) for stage, runs in found.items() if runs):
         for what, value, asked, holds in targets(stage, runs):
             met &= holds
             print(f"{stage:<11}{what:<42}{value:>14}  {asked:<14}{'met' if holds else 'MISSED'}")

@@ -61,10 +61,12 @@ def kept_rows(ctx: Context) -> Iterator[tuple[Artifact, Rows]]:
     kept = pq.read_table(ctx.one("select").path / "kept.parquet", columns=["shard", "row", "split"])
     kept = kept.filter(pc.equal(kept["split"], "train"))
     shard, row = kept["shard"].to_numpy(), kept["row"].to_numpy().astype(np.int64)
-    for number, part in enumerate(parts):
+    order = np.argsort(shard, kind="stable")
+    by_part = np.split(row[order], np.searchsorted(shard[order], np.arange(1, len(parts))))
+    for number, (part, rows) in enumerate(zip(parts, by_part, strict=True)):
         ctx.progress(number, len(parts))
-        if (shard == number).any():
-            yield part, row[shard == number]
+        if len(rows):
+            yield part, rows
     ctx.progress(len(parts), len(parts))
 
 

@@ -1,9 +1,9 @@
 """The search index over image embeddings: its kind by the size of the table, learned once, grown by parts, measured.
 
 What is learned depends on the first parts only, as many as the largest power of two there is, and a part's codes on
-that and on the part: both are kept, so that one more part costs itself. Only where the parts after these are farther
-from the lists than MAX_DRIFT allows is everything learned anew, from all. The result depends on the parts alone, never
-on what was kept. N rows, D dimensions.
+that and on the part: both are kept, so that one more part costs itself. Where the parts after these are farther from
+the lists than MAX_DRIFT allows, everything is learned anew from all parts, for each more of them until there are twice
+as many. The result depends on the parts alone, never on what was kept. N rows, D dimensions.
 """
 
 import json
@@ -27,7 +27,7 @@ from unclip.data.index_lists import Kind, empty_index, kind_of, learn_lists, loa
 from unclip.data.index_recall import NUM_QUERIES, NUM_RIVALS, choose_probes, exact_nearest, find, recalls, sampled
 from unclip.data.near_duplicates import raw_rows
 from unclip.data.table import Floats, check_agree, unit, vectors_in
-from unclip.recipe import digest_of
+from unclip.recipe import code_digest, digest_of
 
 MAX_DRIFT = 1.2  # of the distance to the centroids, new parts over those learned from: alike, up to 1.06
 CODE_ROWS = 16_384  # that codes are learned on
@@ -168,10 +168,11 @@ def grow_index(config: IndexConfig, parts: Sequence[Path], out: Path, seed: int)
 
 
 def kept_in(root: Path) -> Keep:
-    """Keeps folders below `root`, each named by what it is made from and complete or absent."""
+    """Keeps folders below `root`, each named by what it is made from and by what code, complete or absent."""
+    code = code_digest(("unclip.data.index",))
 
     def keep(kind: str, inputs: Inputs, settings: dict[str, Any], fill: Callable[[Path], None]) -> Path:
-        folder = root / f"{kind}-{digest_of([inputs, settings])[:32]}"
+        folder = root / f"{kind}-{digest_of([code, inputs, settings])[:32]}"
         if not folder.exists():
             root.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=root, prefix=".making-") as name:

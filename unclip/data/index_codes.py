@@ -59,15 +59,16 @@ def drift(encoded: Sequence[Path], num_learned: int) -> float | None:
 def merge_codes(index: Any, encoded: Sequence[Path], out: Path) -> None:
     """Fill an empty index with the codes of all parts, in order, and write `index.ivfdata` and `index.faiss`."""
     ivf = faiss.extract_index_ivf(index)
-    places = [np.load(folder / "lists.npy", mmap_mode="r") for folder in encoded]
-    sizes = sum((np.bincount(place, minlength=ivf.nlist) for place in places), np.zeros(ivf.nlist, np.int64))
+    sizes = np.zeros(ivf.nlist, np.int64)
+    for folder in encoded:
+        sizes += np.bincount(np.load(folder / "lists.npy"), minlength=ivf.nlist)
     starts = np.concatenate([[0], np.cumsum(sizes * (ivf.code_size + ID_BYTES))])
     path, first, filled = out / f".{DATA}", 0, np.zeros(ivf.nlist, np.int64)
     with path.open("wb") as file:
         file.truncate(max(int(starts[-1]), 1))
     data = np.memmap(path, np.uint8, "r+")
-    for folder, place in zip(encoded, places, strict=True):
-        codes = np.load(folder / "codes.npy", mmap_mode="r")
+    for folder in encoded:
+        place, codes = np.load(folder / "lists.npy"), np.load(folder / "codes.npy", mmap_mode="r")
         for start in range(0, len(place), BLOCK_ROWS):
             here = place[start : start + BLOCK_ROWS]
             order = np.argsort(here, kind="stable")

@@ -1,6 +1,6 @@
 """Inverted lists: which there are for a table of so many rows, how they are learned, which one a row goes to.
 
-Lists are learned in two levels, so that both learning and placing rows cost far less than lists x rows.
+A row's list is looked for in the groups of lists nearest to it, in learning too: far less work than lists x rows.
 N rows, D dimensions, L lists, T tops.
 """
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unclip.data.config import IndexConfig
 from unclip.data.near_duplicates import RawRows
-from unclip.data.table import Floats
+from unclip.data.table import Floats, unit
 
 FROM_ROWS = {"flat": 0, "ivf": 100_000, "ivf_hnsw": 2_000_000, "ivf_pq": 50_000_000}
 NUM_LISTS = {"ivf_hnsw": 65_536, "ivf_pq": 131_072}
@@ -22,8 +22,9 @@ LISTS_PER_ROOT = 6  # lists by the square root of the rows ("ivf"): 4 to 16 is u
 ROWS_PER_LIST = 39  # that a list is learned on; faiss warns below
 CODE_BYTES = 64  # of a row ("ivf_pq")
 OPQ_ROWS = 32_768  # that the rotation of "ivf_pq" is learned on
-ITERATIONS = 8  # of k-means
-NEAR_TOPS = 4  # in which a row's list is looked for
+ITERATIONS = 6  # of k-means
+NEAR_TOPS = 16  # in which a row's list is looked for
+LEARNING_TOPS = 4  # in which it is while lists are learned: what one round misses, the next mends
 BLOCK_ROWS = 4096
 
 
@@ -73,9 +74,9 @@ class Lists:
     starts: NDArray[np.int64]  # (T + 1,) where the lists of a top begin
     centroids: Floats  # (L, D)
 
-    def place(self, vectors: Floats) -> tuple[NDArray[np.int64], Floats]:
-        """Of each unit vector (N, D) the list it goes to, of those of its NEAR_TOPS tops, and its cosine with it."""
-        near = np.argsort(-(vectors @ self.tops.T), axis=1)[:, :NEAR_TOPS]
+    def place(self, vectors: Floats, num_tops: int = NEAR_TOPS) -> tuple[NDArray[np.int64], Floats]:
+        """Of each unit vector (N, D) the list it goes to, of those of its nearest tops, and its cosine with it."""
+        near = np.argsort(-(vectors @ self.tops.T), axis=1)[:, :num_tops]
         place, cosine = np.zeros(len(vectors), np.int64), np.full(len(vectors), -2, np.float32)
         for top, (start, stop) in enumerate(zip(self.starts, self.starts[1:], strict=False)):
             rows = np.flatnonzero((near == top).any(axis=1))
@@ -89,28 +90,31 @@ class Lists:
 
 
 def learn_lists(rows: RawRows, num_lists: int, seed: int) -> Lists:
-    """So many lists of the directions of rows: tops by k-means, then lists in each, as many as its share of rows."""
-    num_tops = max(1, round(num_lists**0.5))
+    """So many lists of the directions of rows: k-means where a row's nearest centroid is found as `place` finds it."""
     rng = np.random.default_rng(seed)
-    sample = np.sort(rng.choice(len(rows), min(len(rows), num_tops * 256), replace=False))
-    tops = centroids_of(rows.unit(sample), num_tops, seed)
-    blocks = [rows.unit(slice(i, i + BLOCK_ROWS)) @ tops.T for i in range(0, len(rows), BLOCK_ROWS)]
-    nearest = np.concatenate([block.argmax(axis=1) for block in blocks])
-    counts = shares(np.bincount(nearest, minlength=num_tops), num_lists)
-    centroids = [
-        centroids_of(rows.unit(np.flatnonzero(nearest == top)), count, seed) if count else tops[:0]
-        for top, count in enumerate(counts.tolist())
-    ]
-    return Lists(tops, np.concatenate([[0], np.cumsum(counts)]), np.concatenate(centroids))
+    centroids = rows.unit(np.sort(rng.choice(len(rows), min(num_lists, len(rows)), replace=False)))
+    for _ in range(ITERATIONS):
+        lists = grouped(centroids, seed)
+        sums = np.zeros_like(lists.centroids)
+        for start in range(0, len(rows), BLOCK_ROWS):
+            block = rows.unit(slice(start, start + BLOCK_ROWS))
+            place, _ = lists.place(block, LEARNING_TOPS)
+            order = np.argsort(place, kind="stable")
+            used, first = np.unique(place[order], return_index=True)
+            sums[used] += np.add.reduceat(block[order], first, axis=0)
+        empty = np.flatnonzero(~sums.any(axis=1))
+        if len(empty):
+            sums[empty] = rows.unit(np.sort(rng.choice(len(rows), len(empty), replace=False)))
+        centroids = unit(sums)
+    return grouped(centroids, seed)
 
 
-def shares(sizes: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """`total` dealt out by size, the largest remainders first; none gets more than its size."""
-    exact = sizes * total / sizes.sum()
-    counts: NDArray[np.int64] = exact.astype(np.int64)
-    order = np.argsort(counts - exact, kind="stable")
-    counts[order[: total - counts.sum()]] += 1
-    return np.minimum(counts, sizes)
+def grouped(centroids: Floats, seed: int) -> Lists:
+    """Lists with these unit centroids, side by side by the nearest of tops, which are k-means of them."""
+    tops = centroids_of(centroids, max(1, round(len(centroids) ** 0.5)), seed)
+    nearest = (centroids @ tops.T).argmax(axis=1)
+    starts = np.searchsorted(np.sort(nearest), np.arange(len(tops) + 1))
+    return Lists(tops, starts, centroids[np.argsort(nearest, kind="stable")])
 
 
 def centroids_of(vectors: Floats, count: int, seed: int) -> Floats:

@@ -83,11 +83,15 @@ def find(index: Any, parts: Sequence[Path], queries: Floats, k: int) -> tuple[In
     """The ids (Q, k) of the rows that an index finds nearest to each query, and their cosines; -1 where there is none.
 
     An index of product codes is asked for more, and the table itself says which of them are nearest.
+
+    Raises: ValueError when it needs the parts of the table and there are none.
     """
     k = min(k, index.ntotal)
     if not isinstance(index, faiss.IndexPreTransform):
         cosines, ids = index.search(queries, k)
         return ids, cosines
+    if not parts:
+        raise ValueError("an index of product codes needs the table, parts/*.parquet beside it: there is none")
     _, ids = index.search(queries, min(REFINE * k, index.ntotal))
     vectors = rows_at(parts, np.maximum(ids, 0).reshape(-1)).reshape(*ids.shape, -1)
     cosines = np.where(ids >= 0, np.einsum("qd,qkd->qk", queries, vectors), -2).astype(np.float32)

@@ -99,10 +99,10 @@ def raw_rows(parts: Sequence[Path], shard: NDArray[Any], row: NDArray[Any], work
         file.truncate(2 * dimension * len(row))
         if len(row):
             out = np.memmap(file.name, np.float16, "r+", shape=(len(row), dimension))
-            numbers = np.unique(shard).tolist()
+            numbers, first = np.unique(np.sort(shard), return_index=True)
+            by_part = np.split(np.argsort(shard, kind="stable"), first[1:])
             found = vectors_in([parts[number] for number in numbers], "image_embedding")
-            for number, vectors in zip(numbers, found, strict=True):
-                places = np.flatnonzero(shard == number)
+            for places, vectors in zip(by_part, found, strict=True):
                 out[places] = vectors[row[places]]
                 out._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
             del out
@@ -127,7 +127,7 @@ def near_groups(rows: RawRows, min_cosine: float, seed: int, exact_below: int = 
     joined = []
     for clustering in range(NUM_CLUSTERINGS):
         for cell in cells(rows, order, np.random.default_rng([seed, clustering])):
-            groups.join(cell[inner_pairs(rows.unit(cell), min_cosine)])
+            groups.join(cell[thinned(inner_pairs(rows.unit(cell), min_cosine), len(cell))])
         joined.append(groups.figures()["joined_rows"])
     recall, num_pairs = pair_recall(rows, order, groups, min_cosine, seed)
     figures = {
@@ -181,7 +181,7 @@ def near_blocks(rows: RawRows, min_cosine: float) -> Iterator[Pairs]:
     """All pairs of rows whose cosine is at least `min_cosine`, a block of them at a time."""
     for start in range(0, len(rows), BLOCK_ROWS):
         block = rows.unit(slice(start, start + BLOCK_ROWS))
-        yield inner_pairs(block, min_cosine) + start
+        yield thinned(inner_pairs(block, min_cosine), len(block)) + start
         for first in range(start + BLOCK_ROWS, len(rows), BLOCK_ROWS):
             one, other = np.nonzero(block @ rows.unit(slice(first, first + BLOCK_ROWS)).T >= min_cosine)
             yield np.stack([one + start, other + first], axis=1)
@@ -192,6 +192,15 @@ def inner_pairs(vectors: Floats, min_cosine: float) -> Pairs:
     near = vectors @ vectors.T >= min_cosine
     one, other = np.nonzero(near)
     return np.stack([one, other], axis=1)[one < other]
+
+
+def thinned(pairs: Pairs, size: int) -> Pairs:
+    """No more than `size` pairs of the rows 0 to size - 1 that join the same groups."""
+    if len(pairs) <= size:
+        return pairs
+    groups = Components(size)
+    groups.join(pairs)
+    return np.stack([groups.firsts(), np.arange(size)], axis=1)
 
 
 def near_pairs(vectors: Floats, min_cosine: float) -> Iterator[tuple[int, int]]:

@@ -9,10 +9,11 @@ import torch
 from tests.unclip.data.data_fixtures import part
 from unclip.data.config import IndexConfig
 from unclip.data.digests import file_digest
-from unclip.data.index import kept_in, search, write_index
+from unclip.data.index import grow_index, kept_in, search, write_index
 from unclip.data.index_codes import open_index
-from unclip.data.index_lists import Kind, kind_of, shares
+from unclip.data.index_lists import Kind, kind_of, learn_lists
 from unclip.data.index_recall import exact_nearest, rows_at
+from unclip.data.near_duplicates import RawRows
 from unclip.data.table import read_part, unit
 
 faiss.omp_set_num_threads(1)
@@ -71,7 +72,15 @@ def test_lists_are_no_more_than_rows_can_teach():
     assert kind_of(IndexConfig(kind="ivf_hnsw", train_rows=390), 5000, 4000) == Kind(
         "ivf_hnsw", "5000 rows, ivf_hnsw as set", 10
     )
-    assert shares(np.array([5, 0, 15]), 4).tolist() == [1, 0, 3]
+
+
+def test_a_row_is_placed_in_the_list_nearest_to_it(tmp_path):
+    vectors = unit(np.random.default_rng(0).normal(size=(600, 16)))
+    vectors.astype(np.float16).tofile(tmp_path / "rows")
+    lists = learn_lists(RawRows(tmp_path / "rows", 16), 40, 0)
+    place, cosine = lists.place(vectors)
+    assert np.array_equal(place, (vectors @ lists.centroids.T).argmax(axis=1)) and len(lists.centroids) == 40
+    assert np.allclose(cosine, (vectors @ lists.centroids.T).max(axis=1)) and np.bincount(place).min() > 0
 
 
 @pytest.mark.parametrize("kind", ["ivf", "ivf_hnsw", "ivf_pq"])
@@ -109,6 +118,25 @@ def test_an_index_that_grew_has_the_bytes_of_one_made_at_once(tmp_path):
     assert files(tmp_path / "grown") == files(tmp_path / "anew")
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(list((tmp_path / "kept").iterdir())) == 1 + 3
+
+
+def test_a_folder_that_grows_encodes_the_new_part_and_forgets_one_that_went(tmp_path):
+    paths = parts(tmp_path / "parts", (700, 300, 500))
+    (tmp_path / "out").mkdir()
+
+    def pieces(count):
+        grow_index(IndexConfig(**LISTS), paths[:count], tmp_path / "out", 0)
+        return {path.name for path in (tmp_path / "out" / "index_pieces").iterdir()}
+
+    two, three = pieces(2), pieces(3)
+    assert len(two) == 3 and two < three and len(three) == 4 and pieces(2) == two
+
+
+def test_product_codes_without_the_table_are_refused(tmp_path):
+    paths = parts(tmp_path / "parts", (1500,))
+    indexed(tmp_path / "out", paths, kind="ivf_pq", num_lists=4, code_bytes=8)
+    with pytest.raises(ValueError, match=r"needs the table, parts/\*\.parquet beside it"):
+        search(tmp_path / "out", rows_at(paths, np.array([3])), 1)
 
 
 def test_a_part_unlike_those_before_has_the_lists_learned_anew(tmp_path):

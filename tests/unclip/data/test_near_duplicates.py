@@ -5,7 +5,7 @@ import pytest
 
 from tests.unclip.data.data_fixtures import part
 from unclip.data import near_duplicates
-from unclip.data.near_duplicates import Components, RawRows, cells, near_groups, near_pairs, raw_rows
+from unclip.data.near_duplicates import Components, RawRows, cells, near_groups, near_pairs, raw_rows, thinned
 from unclip.data.table import read_part, unit
 
 DIM = 32
@@ -90,6 +90,14 @@ def test_cells_hold_every_row_once_and_are_small(tmp_path, small_cells):
     rows = stored(tmp_path, planted())
     found = list(cells(rows, np.arange(3000), np.random.default_rng(0)))
     assert sorted(np.concatenate(found).tolist()) == list(range(3000)) and max(map(len, found)) <= 128
+
+
+def test_thinned_pairs_join_the_same_groups():
+    pairs = np.array([[i, j] for i in range(0, 40, 2) for j in range(i + 2, 40, 2)])
+    whole, thin = Components(40), Components(40)
+    whole.join(pairs)
+    thin.join(thinned(pairs, 40))
+    assert len(thinned(pairs, 40)) == 40 and np.array_equal(whole.firsts(), thin.firsts())
 
 
 def test_a_chain_is_one_group_named_by_its_first_row():
