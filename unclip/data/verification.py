@@ -116,7 +116,7 @@ def disagreements(dump: Path, infos: dict[Path, TableInfo]) -> Iterator[Problem]
 def index_problems(dump: Path, rows: Sequence[SampledRow], size: int) -> Iterator[Problem]:
     """An index of another size than the parts, or one that does not find sampled rows by their own vectors."""
     try:
-        index = faiss.read_index(str(dump / "index.faiss"))
+        index = faiss.read_index(str(dump / "index.faiss"), faiss.IO_FLAG_MMAP_IFC)
         kind = json.loads((dump / "manifest.json").read_text())["index"]["kind"]
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         yield Problem("index.faiss", "index", f"refused: {str(error).splitlines()[0]}", "an index of FAISS")
