@@ -1,7 +1,7 @@
 """What using a dump costs as it grows: seconds, and whether peak memory stays flat.
 
 `python -m benchmarks.dump_use [--rows 10000,40000,160000]`: dumps of drawn vectors (768 dimensions, parts of 10,000
-rows) are inspected, verified (every row, none embedded again), exported and imported again, each in a process of its own.
+rows) are inspected, verified (every row, none embedded again), exported and imported again, each in its process.
 Prints rows a second, peak memory, the exponent of the growth of time between the ends, and of memory.
 """
 

@@ -173,7 +173,7 @@ def main() -> None:
 
 def load_verbs() -> None:
     """Register the verbs of the other modules."""
-    for name in ("cli_data", "cli_dumps", "cli_pictures", "cli_store"):
+    for name in ("cli_data", "cli_dumps", "cli_filters", "cli_pictures", "cli_store"):
         import_module(f"flows.{name}")
 
 

@@ -25,8 +25,7 @@ def lineage(reference: Reference, store: StoreDir = STORE, as_json: Json = False
         print(json.dumps(above + [{"depth": depth, "name": name, **m} for depth, name, m in found], indent=1))
         return
     if picture:
-        told = (f"{name} {value}" for name, value in picture.items() if name != "stack" and value not in (None, []))
-        out.print(", ".join(told), markup=False)
+        out.print(_said({name: value for name, value in picture.items() if name != "stack"}), markup=False)
     rows = [
         ["  " * depth + name, m["key"][:12], (m["git"]["commit"] or "?")[:9], m["ended"][:16], f"{m['seconds']:.1f}"]
         for depth, name, m in found
@@ -128,6 +127,16 @@ def _making(store: Any, reference: str) -> dict[str, Any]:
     manifest = resolve(store, reference)
     names = ("kind", "recipe", "git", "environment", "hardware", "metrics")
     return {"picture": picture_of(reference)} | {name: manifest[name] for name in names}
+
+
+def _said(record: dict[str, Any]) -> str:
+    """What a picture says of itself, in one line of names and values."""
+    words = (
+        f"{name} ({_said(v)})" if isinstance(v, dict) else f"{name} {v}"
+        for name, v in record.items()
+        if v not in (None, [], {})
+    )
+    return ", ".join(words)
 
 
 def _short(value: Any, limit: int = 48) -> str:

@@ -5,8 +5,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from glob import glob
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,7 +25,7 @@ from tasks.config import (
     UpsamplerStage,
 )
 from tasks.evaluate_config import EvaluateConfig
-from unclip.data.config import DownloadConfig, EmbedConfig, FilterConfig, IndexConfig, SelectConfig
+from unclip.data.config import AestheticConfig, DownloadConfig, EmbedConfig, FilterConfig, IndexConfig, SelectConfig
 
 
 class Schedule(BaseModel):
@@ -43,11 +44,38 @@ class Schedule(BaseModel):
             raise ValueError(f"schedule.every_s must be > 0, got {self.every_s}")
 
 
+class Runner(BaseModel):
+    """Where the shards of a stage are made: one after the other here, or side by side by Prefect's task runners.
+
+    Shards are the same bytes wherever they are made. A cluster at an `address` needs this code, its environment and
+    the store's folder at the same path on every worker, and a Prefect server that they reach (PREFECT_API_URL).
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kind: Literal["here", "threads", "dask", "ray"] = "here"
+    num_workers: int | None = None  # side by side; of a local cluster, its processes
+    address: str | None = None  # of a running cluster: tcp://HOST:8786 (Dask), ray://HOST:10001, auto (Ray)
+
+    def model_post_init(self, _: Any) -> None:
+        """Refuse what has no effect."""
+        if self.address is not None and self.kind not in ("dask", "ray"):
+            raise ValueError(f"runner.address has no effect on kind '{self.kind}': it is for dask and ray")
+        if self.num_workers is not None and (self.kind == "here" or self.address is not None):
+            raise ValueError("runner.num_workers has no effect: it is for threads, or a cluster of the run's own")
+        if self.num_workers is None and self.kind != "here" and self.address is None:
+            raise ValueError(f"runner.num_workers is needed for kind '{self.kind}' without an address")
+        if self.num_workers is not None and self.num_workers < 1:
+            raise ValueError(f"runner.num_workers must be >= 1, got {self.num_workers}")
+        if self.kind in ("dask", "ray") and find_spec(f"prefect_{self.kind}") is None:
+            raise ValueError(f"runner.kind {self.kind} needs prefect-{self.kind}: pip install 'unclip[{self.kind}]'")
+
+
 LARGE_WIDTH = 1024  # of a prior, or of the decoder's lowest level: a billion parameters at table 3's depths
 
 
 class Pipeline(BaseModel):
-    """Every setting of a pipeline. A section a stage; `download` where the source is a URL list."""
+    """Every setting of a pipeline. A section a stage; `download` for a URL list, `aesthetic` by choice."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,12 +83,14 @@ class Pipeline(BaseModel):
     seed: int = 0
     device: str = "cpu"
     schedule: Schedule | None = None
+    runner: Runner = Runner()
     source: SourceStage
     download: DownloadConfig | None = None
     score: ScoreStage = ScoreStage()
     filter: FilterConfig = FilterConfig()
     clip: ClipStage
     embed: EmbedConfig = EmbedConfig()
+    aesthetic: AestheticConfig | None = None
     select: SelectConfig = SelectConfig()
     index: IndexConfig = IndexConfig()
     pca: PcaConfig = PcaConfig()
@@ -92,6 +122,8 @@ class Pipeline(BaseModel):
             yield "download", "is needed: the source is a URL list"
         if not self.source.urls and self.download is not None:
             yield "download", "has no effect: the source is not a URL list"
+        if self.select.needs_aesthetic and self.aesthetic is None:
+            yield "select", "needs the section aesthetic: {head: FOLDER} for min_aesthetic or keep: best_aesthetic"
         prior, decoder = self.prior_diffusion.network.num_steps, self.decoder.network.num_steps
         trained = {"prior": prior, "decoder": decoder, "mid": mid.num_steps, "top": top.num_steps}
         for name, most in trained.items():

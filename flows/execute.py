@@ -1,20 +1,48 @@
 """Build one stage: find or make each of its artifacts. What a Prefect task and a direct call both do."""
 
 import os
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
 from flows.graph import MAX_BESIDE, Graph, Stage, Step
-from tasks.context import Context
+from tasks.context import Context, silent
 from unclip.artifact import Artifact
 from unclip.launch import Stopped
-from unclip.store import Build
+from unclip.recipe import Recipe
+from unclip.store import Build, Store
 
 Made = dict[str, tuple[Artifact, ...]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One artifact to make, as it may go to another process or machine: whoever does it needs the store alone."""
+
+    store: Path
+    recipe: Recipe
+    parents: dict[str, tuple[str, ...]]
+    resumes: bool
+    context: Context
+
+    def do(self, progress: Callable[..., None] = silent) -> None:
+        """Publish the artifact in the store, unless somebody has done so meanwhile."""
+        store, parents = Store(self.store), dict(self.parents)
+        context = replace(self.context, progress=progress, store=store, pieces={})
+
+        def fill(out: Path) -> dict[str, Any]:
+            metrics = run_stage(context, out)
+            parents.update({kind: tuple(a.key for a in made) for kind, made in context.pieces.items()})
+            return metrics
+
+        kind, resumes = context.stage, self.resumes
+        store.build(Build(kind=kind, recipe=self.recipe, parents=parents, resumes=resumes, fill=fill))
+
+
+Spread = Callable[[Sequence[Work]], Iterator[int]]  # does all the work; tells now and then how much of it is done
 
 
 class Watcher(Protocol):
@@ -42,15 +70,19 @@ class Execution:
         self.made: Made = {}
         self.at_work: dict[str, None] = {}  # the stages that are being made
 
-    def build(self, stage: Stage, num_beside: int = 1) -> tuple[Artifact, ...]:
+    def build(self, stage: Stage, num_beside: int = 1, spread: Spread | None = None) -> tuple[Artifact, ...]:
         """The stage's artifacts, found or made; everybody who watches is told.
 
         num_beside: stages of its group, this one among them; MAX_BESIDE at a time share the cores.
+        spread: who makes what is missing; without it, this process does, one after the other.
         """
         began = perf_counter()
         self.at_work[stage.name] = None
         try:
-            artifacts, num_built = self._artifacts(stage, max(1, num_cores() // min(num_beside, MAX_BESIDE)))
+            steps = list(self.graph.steps(stage, self.made))
+            missing = [step for step in steps if step.found is None]
+            self._make(missing, max(1, num_cores() // min(num_beside, MAX_BESIDE)), spread)
+            artifacts = tuple(step.found or self._published(step) for step in steps)
         except Stopped:  # not a failure: who stopped it says how the run ended
             raise
         except BaseException as error:  # raised again: watchers close what they show of it, whatever it is
@@ -58,35 +90,46 @@ class Execution:
                 watcher.failed(stage.name, error)
             raise
         for watcher in self.watchers:
-            watcher.finished(stage.name, artifacts, num_built, perf_counter() - began)
+            watcher.finished(stage.name, artifacts, len(missing), perf_counter() - began)
         self.made[stage.name] = artifacts
         del self.at_work[stage.name]
         return artifacts
 
-    def _artifacts(self, stage: Stage, threads: int) -> tuple[tuple[Artifact, ...], int]:
-        steps = list(self.graph.steps(stage, self.made))
-        missing = [step for step in steps if step.found is None]
-        artifacts = {step.shard: step.found for step in steps if step.found is not None}
-        for number, step in enumerate(missing):
-            context = self._context(step, threads, self._reporter(stage.name, number, len(missing)))
-            if number == 0:
-                for watcher in self.watchers:
-                    watcher.started(stage.name, context, len(missing))
-            artifacts[step.shard] = self._make(step, context)
-        return tuple(artifacts[step.shard] for step in steps), len(missing)
+    def _make(self, missing: Sequence[Step], threads: int, spread: Spread | None) -> None:
+        if not missing:
+            return
+        works = [self._work(step, threads) for step in missing]
+        stage = works[0].context.stage
+        for watcher in self.watchers:
+            watcher.started(stage, works[0].context, len(works))
+        if spread is None:
+            for number, work in enumerate(works):
+                work.do(self._reporter(stage, number, len(works)))
+        else:
+            for done in spread(works):
+                self._reporter(stage, done, len(works))(0, 1)
 
-    def _make(self, step: Step, context: Context) -> Artifact:
+    def _work(self, step: Step, threads: int) -> Work:
         assert step.recipe is not None
-        build = Build(
-            kind=step.stage.name,
+        context = self._context(step, threads)
+        return Work(
+            store=self.graph.store.root,
             recipe=step.recipe,
             parents={name: tuple(a.key for a in artifacts) for name, artifacts in context.inputs.items()},
             resumes=step.stage.resumes,
-            fill=lambda out: run_stage(context, out),
+            context=context,
         )
-        return self.graph.store.build(build)[0]
 
-    def _context(self, step: Step, threads: int, progress: Callable[..., None]) -> Context:
+    def _published(self, step: Step) -> Artifact:
+        assert step.recipe is not None
+        found = self.graph.store.find(step.stage.name, step.recipe.key)
+        if found is None:
+            raise RuntimeError(
+                f"{step.stage.name} of shard {step.shard} was made and is not in {self.graph.store.root}"
+            )
+        return found
+
+    def _context(self, step: Step, threads: int) -> Context:
         return Context(
             stage=step.stage.name,
             config=step.config,
@@ -97,7 +140,6 @@ class Execution:
             threads=threads,
             shard=step.shard,
             planned=step.recipe.config if step.recipe else {},
-            progress=progress,
         )
 
     def _reporter(self, stage: str, number: int, total: int) -> Callable[..., None]:

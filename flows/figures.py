@@ -25,6 +25,8 @@ def print_metrics(name: str, values: dict[str, Any]) -> None:
     titles = [SHORT[c] for c in columns]
     title = f"{name}: pictures of {values['num_captions']} held-out captions"
     out.print(table(title, ["conditioning", *titles], rows, titles))
+    if rated := [f"{kind} {_number(row['aesthetic'])}" for kind, row in pictures.items() if "aesthetic" in row]:
+        out.print(f"mean rating by the aesthetic head: {', '.join(rated)}")
     priors = values.get("priors", {})
     names = list(dict.fromkeys(n for row in priors.values() for n in row))
     rows = [[kind, *(_number(row.get(n)) for n in names)] for kind, row in priors.items()]

@@ -11,7 +11,7 @@ from flows.config import Pipeline, load_pipeline
 from unclip.artifact import Artifact
 from unclip.data.digests import known_digest
 from unclip.data.source_plan import shard_recipes
-from unclip.recipe import Recipe, code_digest, recipe_config
+from unclip.recipe import Recipe, code_digest, digest_of, recipe_config
 from unclip.store import Store
 
 MAX_BESIDE = 2  # stages of a group that are made at the same time
@@ -41,6 +41,7 @@ class Stage:
         return self.trained or self.name == "download"
 
 
+OPTIONAL = ("download", "aesthetic")
 TRAINED = ("prior_diffusion", "prior_ar", "decoder", "upsampler_mid", "upsampler_top")
 NETWORKS = ("clip", "pca", "prior_linear", *TRAINED)
 
@@ -53,7 +54,8 @@ STAGES = (
     Stage("upsampler_mid", ("shards", "filter"), trained=True, group="pixels"),
     Stage("upsampler_top", ("shards", "filter"), trained=True, group="pixels"),
     Stage("embed", ("shards", "clip"), per_shard=True),
-    Stage("select", ("embed", "filter")),
+    Stage("aesthetic", ("embed",), per_shard=True),
+    Stage("select", ("embed", "filter", "aesthetic")),
     Stage("index", ("embed",)),
     Stage("pca", ("embed", "select")),
     Stage("prior_linear", ("embed", "select")),
@@ -61,7 +63,7 @@ STAGES = (
     Stage("prior_ar", ("embed", "select", "pca"), trained=True, group="priors"),
     Stage("decoder", ("shards", "embed", "select"), trained=True),
     Stage("assemble", ("clip", "pca", "prior_linear", *TRAINED)),
-    Stage("evaluate", ("assemble", *NETWORKS, "shards", "embed", "select")),
+    Stage("evaluate", ("assemble", *NETWORKS, "shards", "embed", "select", "aesthetic")),
     Stage(
         "report",
         ("shards", "score", "filter", "embed", "select", "index", *NETWORKS, "assemble", "evaluate"),
@@ -93,6 +95,13 @@ class Graph:
         record = self.store.root / "accepted.json"
         self.accepted = json.loads(record.read_text()) if record.exists() else {}
         self.sources = shard_recipes(self.pipeline.source.only)
+        self.folders: dict[str, dict[str, str]] = {}  # what settings name, by its bytes; looked at before anything runs
+        if aesthetic := self.pipeline.aesthetic:
+            head = folder_recipe(Path(aesthetic.head), "aesthetic.head", ("head.json", "head.safetensors"))
+            self.folders["aesthetic"] = {"head": head}
+        if evaluation := self.pipeline.select.evaluation:
+            dump = folder_recipe(Path(evaluation), "select.evaluation", ("**/*.parquet",))
+            self.folders["select"] = {"evaluation": dump}
 
     def stages(self, until: str | None = None) -> list[Stage]:
         """The pipeline's stages in order; with `until`, that one and what it needs.
@@ -100,7 +109,7 @@ class Graph:
         Raises:
             ValueError: no stage of that name.
         """
-        present = [s for s in STAGES if s.name != "download" or self.pipeline.download is not None]
+        present = [stage for stage in STAGES if self.has(stage.name)]
         names = [s.name for s in present]
         if until is None:
             return present
@@ -112,6 +121,10 @@ class Graph:
                 needed |= set(self.inputs_of(stage).values())
         return [stage for stage in present if stage.name in needed]
 
+    def has(self, stage: str) -> bool:
+        """Whether the pipeline has that stage: the optional ones only with a section of their own."""
+        return stage not in OPTIONAL or getattr(self.pipeline, stage) is not None
+
     def groups(self, until: str | None = None) -> list[list[Stage]]:
         """The same stages, those that are made side by side together."""
         keyed = groupby(self.stages(until), key=lambda stage: stage.group or stage.name)
@@ -120,7 +133,7 @@ class Graph:
     def inputs_of(self, stage: Stage) -> dict[str, str]:
         """The stage that makes each input, by the input's name."""
         shards = "source" if self.pipeline.download is None else "download"
-        return {name: shards if name == "shards" else name for name in stage.inputs}
+        return {name: shards if name == "shards" else name for name in stage.inputs if self.has(name)}
 
     def config_of(self, stage: Stage) -> Any:
         """The stage's own settings."""
@@ -164,6 +177,7 @@ class Graph:
         values = dict(recipe_config(config))
         if stage.name == "clip" and config.pretrained:
             values["pretrained"] = pretrained_recipe(config.pretrained)
+        values |= self.folders.get(stage.name, {})
         return values
 
     def _of_shard(self, artifacts: tuple[Artifact, ...], source: str, shard: int | None) -> tuple[Artifact, ...]:
@@ -175,6 +189,19 @@ def pretrained_recipe(name_and_weights: str) -> str:
     """`MODEL:WEIGHTS` with the digest of the weights where they are a file: its bytes count, not its place."""
     name, _, weights = name_and_weights.partition(":")
     return f"{name}:{known_digest(Path(weights))}" if weights and Path(weights).is_file() else name_and_weights
+
+
+def folder_recipe(folder: Path, setting: str, patterns: tuple[str, ...]) -> str:
+    """One digest of the files of a folder that the patterns name: their bytes count, not the folder's place.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = [sorted(folder.glob(pattern)) for pattern in patterns]
+    if not all(found):
+        raise ValueError(f"{setting} must be a folder with {' and '.join(patterns)}, got '{folder}'")
+    paths = (path for some in found for path in some)
+    return digest_of({path.relative_to(folder).as_posix(): known_digest(path) for path in paths})
 
 
 def open_graph(file: Path, name: str, store: Path, overrides: tuple[str, ...] = ()) -> Graph:

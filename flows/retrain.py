@@ -16,6 +16,7 @@ from flows.execute import Execution
 from flows.graph import MAX_BESIDE, Graph, Stage, open_graph
 from flows.interrupt import on_interrupt
 from flows.recorder import Recorder
+from flows.spread import Workers
 from flows.terminal import Bars, err
 from unclip.launch import Stopped
 from unclip.prefect_service import crash_running
@@ -41,8 +42,12 @@ def retrain(
 ) -> dict[str, list[str]]:
     """The keys of every stage's artifacts; what the store holds is found, the rest is made in order."""
     graph = open_graph(Path(file), name, Path(store), tuple(overrides))
-    with watched(graph) as execution:
+    runner = graph.pipeline.runner
+    with watched(graph) as execution, Workers(runner) as workers:
         for group in graph.groups(until):
+            if group[0].per_shard and runner.kind != "here":
+                execution.build(group[0], spread=partial(workers.spread, **_retries(group[0])))
+                continue
             tasks = [build_stage.with_options(name=stage.name, **_retries(stage)) for stage in group]
             futures = [made.submit(execution, s, len(group)) for made, s in zip(tasks, group, strict=True)]
             for future in futures:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from flows.config import load_pipeline
 from flows.graph import Graph
+from flows.losses import funnel_line
 from flows.terminal import err, out, table
 from unclip.artifact import Artifact
 from unclip.prefect_server import apply_environment, start_server
@@ -58,6 +59,8 @@ def print_run(graph: Graph, run: RunRecord, until: str | None = None) -> None:
         what = "found" if not built else "made" if len(keys) == 1 else f"made {built} of {len(keys)}"
         rows.append([stage.name, what, f"{entry.get('seconds', 0):.1f}", ", ".join(k[:12] for k in keys[:2])])
     out.print(table(f"{graph.name} in {graph.store.root}", ["stage", "", "seconds", "artifact"], rows, ["seconds"]))
+    if line := funnel_line(graph.name, graph.store, run):
+        out.print(line, soft_wrap=True, markup=False)
     if until is None:
         page = graph.store.path_of("report", run.keys("report")[0])
         out.print(f"report: {page / 'index.html'}", soft_wrap=True)

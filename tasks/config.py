@@ -95,7 +95,10 @@ class UpsamplerStage:
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreStage:
-    """The score columns of a shard: nothing to set; thresholds are the filter's."""
+    """The score columns of a shard; thresholds are the filter's. Scores of the source's own: a field of their JSON."""
+
+    unsafe_field: str = "punsafe"  # as LAION calls them
+    watermark_field: str = "pwatermark"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from unclip.artifact import Artifact
-from unclip.store import WORK
+from unclip.recipe import Recipe, code_digest
+from unclip.store import WORK, Build, Store
 
 Progress = Callable[..., None]
 
@@ -38,6 +39,8 @@ class Context:
     rank: int = 0  # which of the processes that train the stage together this is
     planned: dict[str, Any] = field(default_factory=dict)  # what the recipe says of the settings and the source's data
     progress: Progress = field(default=silent, compare=False)
+    store: Store | None = field(default=None, compare=False)  # where pieces are kept
+    pieces: dict[str, list[Artifact]] = field(default_factory=dict, compare=False)  # kept ones that this was made from
 
     def one(self, name: str) -> Artifact:
         """The only artifact of the input `name`."""
@@ -48,6 +51,32 @@ class Context:
     def cache(self) -> Path:
         """This process's folder of what a killed run need not make again, removed on publication."""
         return self.out / WORK / (f"cache-{self.rank}" if self.rank else "cache")
+
+    def piece(self, kind: str, inputs: dict[str, tuple[str, ...]], settings: Any, fill: Callable[[Path], None]) -> Path:
+        """The folder of a piece of this artifact, found in the store by a recipe of its own or made and kept there.
+
+        inputs: digests of what decides it, by name; those that are artifacts of an input become its parents.
+        fill: writes it, given a folder; its module and what that imports are the recipe's code.
+        Without a store it is made in `cache`.
+        """
+        if self.store is None:
+            folder = self.cache / "pieces" / str(len(self.pieces.setdefault(kind, []))) / kind
+            folder.mkdir(parents=True)
+            fill(folder)
+            self.pieces[kind].append(Artifact(kind, "", folder, ""))
+            return folder
+        module = getattr(fill, "func", fill).__module__
+        recipe = Recipe(stage=kind, config=settings, inputs=inputs, code=code_digest((module,)), seed=self.seed)
+        known = {name: tuple(a for a in self.inputs.get(name, ()) if a.digest in inputs[name]) for name in inputs}
+        parents = {name: tuple(a.key for a in artifacts) for name, artifacts in known.items() if artifacts}
+
+        def filled(out: Path) -> dict[str, Any]:
+            fill(out)
+            return {}
+
+        found, _ = self.store.build(Build(kind=kind, recipe=recipe, parents=parents, fill=filled))
+        self.pieces.setdefault(kind, []).append(found)
+        return found.path
 
     @property
     def num_ranks(self) -> int:

@@ -23,6 +23,7 @@ from tasks.held_out import HeldOut, held_out, split_rows, training_metas
 from tasks.loading import load_sampling, load_stack
 from tasks.recognition import accuracies, chance
 from tasks.sampling import Floats, Pixels, Sampler, image_features
+from unclip.data.aesthetic import Head, load_head
 from unclip.metrics.clip_score import clip_score
 from unclip.metrics.diversity import diversity_within
 from unclip.metrics.embeddings import embedding_figures
@@ -56,7 +57,7 @@ def build(ctx: Context) -> dict[str, Any]:
         "num_captions": len(rows),
         "num_reference": len(reference),
         "targets": dict(config.targets or {}),
-        "conditionings": conditioning_figures(stack, rows, reference, made, config)
+        "conditionings": conditioning_figures(stack, rows, reference, made, config, head_of(ctx))
         | {"chance": chance_figures(ctx, rows)},
         "priors": prior_figures(sampler, rows, reference, embeddings, config.num_draws),
     }
@@ -113,15 +114,28 @@ def one_thread_each(device: str) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def head_of(ctx: Context) -> Head | None:
+    """The aesthetic head, where the pipeline has one: it was fitted on embeddings of this CLIP, or rated nothing."""
+    rated = ctx.inputs.get("aesthetic", ())
+    return load_head(rated[0].path) if rated else None
+
+
 def conditioning_figures(
-    stack: Stack, rows: HeldOut, reference: HeldOut, made: dict[str, Pixels], config: EvaluateConfig
+    stack: Stack,
+    rows: HeldOut,
+    reference: HeldOut,
+    made: dict[str, Pixels],
+    config: EvaluateConfig,
+    head: Head | None = None,
 ) -> dict[str, Figures]:
-    """Every figure of every conditioning but chance."""
+    """Every figure of every conditioning but chance; a mean rating by the aesthetic head where there is one."""
     truth = image_features(stack.clip, reference.pictures, config.batch_size)
     found: dict[str, Figures] = {}
     for name, pixels in made.items():
         features = image_features(stack.clip, pixels, config.batch_size)
         found[name] = accuracies(pixels, rows.metas) | picture_figures(features, rows.zt, truth)
+        if head is not None:
+            found[name]["aesthetic"] = float(head.rate(features).mean())
     return found
 
 

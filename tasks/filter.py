@@ -1,27 +1,32 @@
 """The rows that pixels and captions let through, and their split."""
 
-import json
+from collections import Counter
 from typing import Any
 
-import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.context import Context
-from unclip.data.filters import Selection, filter_rows, read_scores
+from unclip.data.filters import filter_rows
+from unclip.data.funnel import Step, source_steps
 from unclip.data.rows import OK
+from unclip.data.scores import read_scores
 
 
 def build(ctx: Context) -> dict[str, Any]:
     """Write `kept.parquet`, `dropped.parquet` and `funnel.json`; the funnel begins with the rows of the source."""
-    scores, shard = read_scores([artifact.path / "scores.parquet" for artifact in ctx.inputs["score"]])
-    selection = Selection.of(scores["key"].to_pylist(), shard)
-    sources = [pq.read_table(a.path / "rows.parquet", columns=["status"])["status"] for a in ctx.inputs["shards"]]
-    rows, refused = sum(map(len, sources)), sum(int(np.sum(s.to_numpy() != OK)) for s in sources)
-    selection.funnel.append({"step": "refused", "rows_in": rows, "dropped": refused, "rows_out": rows - refused})
-    kept = filter_rows(ctx.config, scores, selection)
+    scores = read_scores(artifact.path / "scores.parquet" for artifact in ctx.inputs["score"])
+    selection, kept = filter_rows(ctx.config, scores, refused_steps(ctx))
     pq.write_table(kept, ctx.out / "kept.parquet", compression="zstd")
-    selection.write_dropped(ctx.out / "dropped.parquet")
-    (ctx.out / "funnel.json").write_text(json.dumps(selection.funnel, indent=1) + "\n")
     splits = kept["split"].to_pylist()
     counts = {name: splits.count(name) for name in ("train", "validation", "test")}
-    return {"rows": rows, "kept": len(kept), "refused": selection.refused(), **counts}
+    return {"rows": selection.funnel[0].rows_in, "kept": len(kept), **counts, **selection.write(ctx.out)}
+
+
+def refused_steps(ctx: Context) -> list[Step]:
+    """What the source, or the download, refused."""
+    fates: Counter[str] = Counter()
+    for artifact in ctx.inputs["shards"]:
+        status = pq.read_table(artifact.path / "rows.parquet", columns=["status"])["status"]
+        fates.update({entry["values"]: entry["counts"] for entry in pc.value_counts(status).to_pylist()})
+    return source_steps(ctx.inputs["shards"][0].kind, fates, OK)

@@ -3,12 +3,11 @@
 from typing import Any
 
 from tasks.context import Context
-from unclip.data.index import build_index, write_index
+from unclip.data.index import write_index
 
 
 def build(ctx: Context) -> dict[str, Any]:
-    """Write `index.faiss` and `keys.parquet`; its kind, why, and its recall against exact search."""
+    """Write the index and its key map; its kind, why, and its recall against exact search."""
     parts = [artifact.path / "part.parquet" for artifact in ctx.inputs["embed"]]
-    built = build_index(ctx.config, parts, ctx.seed)
-    write_index(built, parts, ctx.out)
-    return built.figures
+    digests = [artifact.digest for artifact in ctx.inputs["embed"]]
+    return write_index(ctx.config, parts, digests, ctx.out, ctx.seed, ctx.piece)

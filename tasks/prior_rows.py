@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tasks.context import Context
-from unclip.data.dense import Dense, dense
+from unclip.data.dense import Dense, dense, take_rows
 from unclip.data.table import Part, check_agree, read_part
 from unclip.metrics.embeddings import embedding_figures
 from unclip.training.job import Batch, Indices
@@ -30,7 +30,7 @@ class Rows:
     def batch(self, indices: Indices) -> Batch:
         """zi, zt (B, D) unit float32 and tokens (B, L) int64."""
         zi, zt, tokens = (
-            torch.from_numpy(array[indices]) for array in (self.table.zi, self.table.zt, self.table.tokens)
+            torch.from_numpy(take_rows(array, indices)) for array in (self.table.zi, self.table.zt, self.table.tokens)
         )
         return {"zi": zi, "zt": zt, "tokens": tokens.long()}
 

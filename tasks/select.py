@@ -1,23 +1,29 @@
 """The rows that embeddings let through."""
 
-import json
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
 from tasks.context import Context
+from unclip.data.config import SelectConfig
+from unclip.data.evaluation_set import read_evaluation_set
+from unclip.data.funnel import read_funnel
 from unclip.data.select import Candidates, kept_table, select_rows
 
 
 def build(ctx: Context) -> dict[str, Any]:
-    """Write `kept.parquet`, `dropped.parquet` and `funnel.json`."""
+    """Write `kept.parquet`, `dropped.parquet` and `funnel.json`, which begins with the rows of the source."""
+    config: SelectConfig = ctx.config
     parts = [artifact.path / "part.parquet" for artifact in ctx.inputs["embed"]]
-    rows = Candidates(parts, ctx.one("filter").path / "kept.parquet")
-    selection = select_rows(ctx.config, rows)
+    aesthetic = [artifact.path / "aesthetic.parquet" for artifact in ctx.inputs.get("aesthetic", ())]
+    filtered = ctx.one("filter").path
+    rows = Candidates(parts, filtered / "kept.parquet", aesthetic=aesthetic, work=ctx.cache)
+    evaluation = read_evaluation_set(Path(config.evaluation), parts[0]) if config.evaluation else None
+    selection = select_rows(config, rows, read_funnel(filtered / "funnel.json"), evaluation)
     kept = kept_table(rows, selection)
     pq.write_table(kept, ctx.out / "kept.parquet", compression="zstd")
-    selection.write_dropped(ctx.out / "dropped.parquet")
-    (ctx.out / "funnel.json").write_text(json.dumps(selection.funnel, indent=1) + "\n")
     splits = kept["split"].to_pylist()
     counts = {name: splits.count(name) for name in ("train", "validation", "test")}
-    return {"rows": len(rows.keys), "kept": len(kept), "refused": selection.refused(), **counts}
+    near = {"near_duplicates": rows.near_duplicates} if rows.near_duplicates else {}
+    return {"rows": len(rows), "kept": len(kept), **counts, **near, **selection.write(ctx.out)}

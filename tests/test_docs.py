@@ -18,18 +18,18 @@ def verbs():
 
 
 def test_every_verb_of_the_readme_exists():
-    assert set(re.findall(r"unclip ([a-z]+)", README)) <= verbs()
+    assert set(re.findall(r"unclip ([a-z-]+)", README)) <= verbs()
 
 
 def test_every_verb_is_in_the_readme():
     table = README[README.index("## Verbs") : README.index("## How it works")]
-    assert verbs() <= set(re.findall(r"[`,] ?`?([a-z]+)", table))
+    assert verbs() <= set(re.findall(r"[`,] ?`?([a-z-]+)", table))
 
 
 def test_every_verb_of_the_table_exists():
     table = README[README.index("## Verbs") : README.index("## How it works")]
     first_cells = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
-    assert {verb for cell in first_cells for verb in re.findall(r"`([a-z]+)", cell)} <= verbs()
+    assert {verb for cell in first_cells for verb in re.findall(r"`([a-z-]+)", cell)} <= verbs()
 
 
 @pytest.mark.parametrize("path", re.findall(r"^([a-z./]+/|[a-z]+\.yaml|docs/log\.md) ", README, re.MULTILINE))

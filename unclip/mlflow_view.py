@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from unclip.blanks import adopt_blank, keep_blank
+from unclip.mlflow_tables import log_funnel
 from unclip.prefect_server import OFFLINE
 
 STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED", "running": "KILLED"}
@@ -83,8 +84,15 @@ class MlflowView:
         if len(manifests) == 1:
             self.add_figures(run, 0, last["metrics"], _milliseconds(last["ended"]))
             self._log_curve(run, last)
+            self.show_funnel(run, last)
         self._tag(run, _description(manifests))
         self.client.set_terminated(run, "FINISHED", _milliseconds(last["ended"]))
+
+    def show_funnel(self, run: str, manifest: dict[str, Any]) -> None:
+        """What became of the rows, as a table and as figures."""
+        folder = self.root / "artifacts" / manifest["kind"] / manifest["key"]
+        if figures := log_funnel(self.client, run, folder):
+            self.add_figures(run, 0, figures, _milliseconds(manifest["ended"]))
 
     def fail_stage(self, run: str, error: str, status: str) -> None:
         """Finish a stage's run with an error."""

@@ -92,6 +92,9 @@ def last_artifacts(store: Store, pipeline: str, stage: str) -> tuple[Artifact, .
         artifacts = tuple(a for a in found if a is not None)
         if artifacts and len(artifacts) == len(found):
             return artifacts
+    others = sorted({run.pipeline for run in runs_of(store)})
+    if others and pipeline not in others:
+        raise ValueError(f"{store.root} holds no run of pipeline '{pipeline}', but of {', '.join(others)}")
     raise ValueError(
         f"{store.root} holds no {stage} of pipeline '{pipeline}': make it with `unclip run {pipeline}` "
         f"(--store names another store)"

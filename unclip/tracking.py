@@ -116,6 +116,8 @@ class _Story:
             self.start(stage, min(m["started"] for m in made))
             maker = self.open[stage]
             self.view.close_stage(maker, made)
+        if stage in ("filter", "select"):  # also on the pipeline's run, the longer funnel last
+            self.view.show_funnel(self.run, manifests[0])
         if stage == "evaluate":
             self._show_evaluation(manifests[0])
         what = "found" if not made else "made" if not found else f"{len(made)} of {len(manifests)} made"

@@ -113,6 +113,20 @@ def test_a_schedule_says_one_thing(tmp_path):
     assert "big.schedule: schedule needs either 'cron' or 'every_s'" in refused(tmp_path, text)
 
 
+@pytest.mark.parametrize(
+    ("runner", "message"),
+    [
+        ("{num_workers: 2}", "runner.num_workers has no effect"),
+        ("{kind: threads}", "runner.num_workers is needed for kind 'threads'"),
+        ("{kind: threads, num_workers: 2, address: auto}", "runner.address has no effect on kind 'threads'"),
+        ("{kind: dask, num_workers: 2, address: tcp://x:1}", "runner.num_workers has no effect"),
+        ("{kind: ray, num_workers: 0}", "runner.num_workers must be >= 1, got 0"),
+    ],
+)
+def test_a_runner_says_what_has_an_effect(tmp_path, runner, message):
+    assert message in refused(tmp_path, f"big: {{extends: shapes, runner: {runner}}}\n")
+
+
 def test_yaml_that_cannot_be_read_is_one_line(tmp_path):
     message = refused(tmp_path, "big: [")
     assert message.startswith("pipelines.yaml cannot be read") and "\n" not in message

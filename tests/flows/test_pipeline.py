@@ -4,18 +4,19 @@ import json
 import re
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from flows.graph import STAGES
+from flows.graph import OPTIONAL, STAGES
 from tests.flows.golden import GOLDEN, losses_of
 from tests.flows.golden import STAGES as TRAINED_STAGES
 from unclip.prefect_server import running_url, start_server
 from unclip.report.grid import GAP_PX, MIN_TILE_PX, TEXT_PX
 from unclip.store import Store
 
-NAMES = [stage.name for stage in STAGES if stage.name != "download"]
+NAMES = [stage.name for stage in STAGES if stage.name not in OPTIONAL]
 GENERATED = ["prior_diffusion", "prior_ar", "prior_linear", "text_embedding", "caption_only"]
 FIGURES = {"single_accuracy", "pair_accuracy", "relation_accuracy", "clip_score", "frechet_clip", "precision", "recall"}
 CLIP_MODEL = "ViT-S-32-alt"  # the smallest that open_clip names
@@ -49,7 +50,9 @@ def test_a_run_ends_with_its_table_and_its_report(ran, shared):
 
 def test_every_stage_is_on_record(store):
     made = {a.kind: a.manifest() for a in store.artifacts()}
-    assert set(made) == set(NAMES)
+    assert set(made) == {*NAMES, "moments"}  # pieces of pca, one a shard
+    assert made["pca"]["parents"]["moments"] and set(made.pop("moments")["parents"]) == {"embed"}
+    del made["pca"]["parents"]["moments"]
     for name, manifest in made.items():
         assert manifest["recipe"]["stage"] == name and manifest["files"] and manifest["hardware"]
         assert set(manifest["parents"]) == set(manifest["recipe"]["inputs"])
@@ -79,6 +82,12 @@ def test_the_report_is_one_page_that_loads_nothing(store, shared):
     assert shared("report", "shrunken").stdout.strip() == str(page)
     loads = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'\s>)]+)""", page.read_text())
     assert loads and all(target.startswith(("data:", "#")) for target in loads)
+
+
+def test_metrics_of_another_name_say_which_there_are(ran, shared):
+    asked = shared("metrics", "nope")
+    said = " ".join(asked.stderr.split())
+    assert asked.returncode == 2 and "holds no run of pipeline 'nope', but of shrunken" in said
 
 
 def test_a_second_run_finds_everything_and_starts_nothing(ran, shared, store):
@@ -141,6 +150,28 @@ def test_mlflow_shows_each_stage_below_its_run(store):
     assert decoder.data.params and "loss" in " ".join(decoder.data.metrics)
     assert {i.dataset.name for i in decoder.inputs.dataset_inputs} == {"shards", "embed", "select"}
     assert any(f.path.endswith("samples.png") for f in listed(client, nested["evaluate"].info.run_id))
+
+
+def test_the_funnel_is_on_the_terminal_and_in_mlflow(ran, shared, store):
+    from mlflow import MlflowClient
+
+    steps = json.loads(shared("funnel", "shrunken", "--json").stdout)
+    client = MlflowClient(f"sqlite:///{store.root}/mlflow/mlflow.db")
+    experiment = client.get_experiment_by_name("shrunken")
+    runs = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])
+    (top, *_) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    shown = json.loads(Path(client.download_artifacts(top.info.run_id, "funnel_table.json")).read_text())
+    assert [dict(zip(shown["columns"], row, strict=True)) for row in shown["data"]] == steps
+    assert "rows: 360 of the source, " in ran.stdout and top.data.metrics["rows_in"] == 360 == steps[0]["rows_in"]
+
+
+def test_dropped_rows_are_listed_as_the_funnel_counts_them(shared, ran, tmp_path):
+    steps = json.loads(shared("funnel", "shrunken", "--json").stdout)
+    rows = json.loads(shared("dropped", "shrunken", "--json").stdout)
+    assert len(rows) == sum(step["dropped"] for step in steps)
+    done = shared("dropped", "shrunken", "--out", tmp_path / "rows.csv")
+    assert done.returncode == 0 and len((tmp_path / "rows.csv").read_text().splitlines()) == len(rows) + 1
+    assert "--reason must be one of" in shared("dropped", "shrunken", "--reason", "ugly").stderr
 
 
 def listed(client, run_id, path=None):

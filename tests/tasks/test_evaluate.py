@@ -43,7 +43,9 @@ from tasks.files import save_network, save_weights
 from tasks.generate import Request, generate
 from unclip.artifact import Artifact
 from unclip.data.config import ShapesConfig
-from unclip.data.rows import sample_id
+from unclip.data.funnel import Step
+from unclip.data.rows import Row, sample_id, write_rows
+from unclip.data.selection import Selection
 from unclip.data.shapes import draw_picture
 from unclip.data.shards import Sample, ShardReader, sample_key, write_shard
 from unclip.data.table import Embedded, TableInfo, read_part, write_part
@@ -85,7 +87,9 @@ def fill_shard(out: Path, with_objects: bool) -> dict[str, Any]:
             )
         )
     write_shard(out / "shard.tar", samples)
-    pq.write_table(pa.table({"status": ["ok"] * ROWS + ["not a readable image"] * 3}), out / "rows.parquet")
+    kept = [Row(key=s.key, sample_id=s.sample_id, caption=s.caption) for s in samples]
+    lost = [Row(sample_id=bytes(16), caption="", status="not a readable image") for _ in range(3)]
+    write_rows(out / "rows.parquet", [*kept, *lost])
     return {}
 
 
@@ -121,8 +125,9 @@ def fill_select(out: Path, keys: list[str], num_test: int = 40) -> dict[str, Any
     splits = ["test"] * num_test + ["train"] * (len(keys) - num_test)
     kept = {"key": keys, "shard": pa.array([0] * len(keys), pa.int32()), "row": pa.array(range(len(keys)), pa.int32())}
     pq.write_table(pa.table(kept | {"split": splits}), out / "kept.parquet")
-    steps = [{"step": "min_clip_score", "rows_in": ROWS, "dropped": 0, "rows_out": ROWS}]
-    (out / "funnel.json").write_text(json.dumps(steps))
+    refused = Step(stage="source", reason="not a readable image", rows_in=ROWS + 3, dropped=3)
+    low = Step(stage="select", reason="low_clip_score", rows_in=ROWS, dropped=0)
+    Selection.of("select", pa.array([], pa.string()), np.array([], np.int32), [refused, low]).write(out)
     return {}
 
 
@@ -320,7 +325,7 @@ def test_the_report_shows_all_of_it(made: Inputs, tmp_path: Path) -> None:
     ctx = Context(stage="report", config=AssembleConfig(), inputs=made, out=tmp_path, seed=0)
     report.build(ctx)
     page = (tmp_path / "index.html").read_text()
-    assert page.count("data:image/png;base64,") == 3 * 7
+    assert page.count("data:image/png;base64,") == 3 * 7 + 1  # and one of the rows that were refused
     assert page.count("<svg") == 7  # six curves and the components
     caption = json.loads((made["evaluate"][0].path / "samples.json").read_text())[0]["caption"]
     assert all(text in page for text in (caption, made["decoder"][0].digest[:12], "not a readable image", "97.0 %"))

@@ -132,6 +132,11 @@ class DownloadConfig:
         require(0 <= self.min_success_fraction <= 1, "min_success_fraction", "in 0..1", self.min_success_fraction)
 
 
+UNKNOWN = "unknown"  # the language of a caption that nothing is sure of
+KEEP_PICTURE = ("first", "largest", "sharpest")
+KEEP_EMBEDDED = (*KEEP_PICTURE, "best_clip_score", "best_aesthetic")
+
+
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig:
     """The policy that selects rows by the scores of pixels and captions, and the split."""
@@ -141,9 +146,14 @@ class FilterConfig:
     min_std: float = 2.0  # of pixel values, 0..255: less is a flat picture
     min_words: int = 1
     min_chars: int = 3
+    languages: tuple[str, ...] | None = None  # of captions, as ISO 639 codes, or "unknown"; None keeps all
+    min_language_prob: float = 0.0  # below it a caption's language is unknown; of two words it is mostly below 0.3
+    max_unsafe: float | None = None  # 0..1, where the source says it of its samples; 0.5 is usual
+    max_watermark: float | None = None  # likewise; 0.8 is usual
     max_per_caption: int | None = None  # images with the same caption
     drop_duplicates: bool = True  # pictures with the same decoded pixels: one is kept
     max_hamming: int | None = None  # of 64-bit perceptual hashes; 4 is usual
+    keep: str = "first"  # of duplicates, those named test apart: "first", "largest" or "sharpest"
     validation_fraction: float = 0.02  # of duplicate groups, where the source does not say "test"
     test_fraction: float = 0.05  # of duplicate groups, where the source names no split
 
@@ -159,6 +169,21 @@ class FilterConfig:
         require(held_out < 1, "validation_fraction + test_fraction", "below 1", held_out)
         if hamming is not None and not self.drop_duplicates:
             raise ValueError(f"max_hamming must be null without drop_duplicates, got {hamming}")
+        self._check_scores()
+        require(self.keep in KEEP_PICTURE, "keep", f"one of {', '.join(KEEP_PICTURE)}", self.keep)
+        if self.keep != "first" and hamming is None:
+            raise ValueError(f"keep must be first without max_hamming: duplicates have equal pixels, got {self.keep!r}")
+
+    def _check_scores(self) -> None:
+        """Raises: ValueError naming the field."""
+        for name in ("min_language_prob", "max_unsafe", "max_watermark"):
+            value = getattr(self, name)
+            require(value is None or 0 <= value <= 1, name, "in 0..1", value)
+        languages = self.languages
+        codes = all(c == UNKNOWN or (len(c) in (2, 3) and c.isascii() and c.islower()) for c in languages or ())
+        require(codes and languages != (), "languages", f"codes such as [en, de], or {UNKNOWN}", languages)
+        if languages is None and self.min_language_prob:
+            raise ValueError(f"min_language_prob must be 0 without languages, got {self.min_language_prob}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,10 +206,13 @@ class SelectConfig:
     """The policy that selects rows by embeddings, and decontamination against held-out rows. None is off."""
 
     min_clip_score: float | None = None  # cosine of image and caption
+    min_aesthetic: float | None = None  # rating by the head of the `aesthetic` section
     keep_fraction: float | None = None  # of the training rows, best CLIP score first
-    max_duplicate_cosine: float | None = None  # of two training images; nearer ones are one, the first kept
+    max_duplicate_cosine: float | None = None  # of two training images; nearer ones are one
+    keep: str = "first"  # of near duplicates: "first", "largest", "sharpest", "best_clip_score" or "best_aesthetic"
     max_leak_cosine: float | None = None  # of a training image and a validation or test image; nearer ones are dropped
     drop_shared_captions: bool = False  # training rows with a validation or test row's caption
+    evaluation: str | None = None  # a dump of another evaluation set: its images and captions count as held-out ones
 
     def __post_init__(self) -> None:
         """Raises: ValueError naming the field."""
@@ -193,22 +221,43 @@ class SelectConfig:
             require(value is None or -1 <= value <= 1, name, "a cosine in -1..1", value)
         fraction = self.keep_fraction
         require(fraction is None or 0 < fraction <= 1, "keep_fraction", "above 0 and at most 1", fraction)
+        require(self.keep in KEEP_EMBEDDED, "keep", f"one of {', '.join(KEEP_EMBEDDED)}", self.keep)
+        if self.keep != "first" and self.max_duplicate_cosine is None:
+            raise ValueError(f"keep must be first without max_duplicate_cosine, got {self.keep!r}")
+        if self.evaluation and self.max_leak_cosine is None and not self.drop_shared_captions:
+            raise ValueError("evaluation has no effect without max_leak_cosine or drop_shared_captions")
+
+    @property
+    def needs_aesthetic(self) -> bool:
+        """Whether the policy reads the score of an aesthetic head."""
+        return self.min_aesthetic is not None or self.keep == "best_aesthetic"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AestheticConfig:
+    """The head that gives every embedded image a rating: a score column a part, and a figure of made pictures."""
+
+    head: str  # a folder that `unclip fit-aesthetic` made with the same CLIP
 
 
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
-    """The search index: exact below a size, inverted lists above."""
+    """The search index: its kind by the number of rows, or set; what each kind learns."""
 
-    kind: str = "auto"  # "flat", "ivf", or by the number of rows
+    kind: str = "auto"  # "flat", "ivf", "ivf_hnsw", "ivf_pq", or by the number of rows
     min_recall: float = 0.9  # recall@10 against exact search; below it the stage fails
-    num_probes: int | None = None  # lists searched ("ivf"); None: the fewest that reach min_recall
-    train_rows: int = 100_000  # the lists are learned on at most so many ("ivf")
+    num_probes: int | None = None  # lists searched; None: the fewest of 1, 2, 4, ... that reach min_recall
+    num_lists: int | None = None  # at most, with lists; None: by the number of rows
+    train_rows: int | None = None  # lists are learned on at most so many; None: 39 for each list
+    code_bytes: int | None = None  # of a row ("ivf_pq"); None: 64
 
     def __post_init__(self) -> None:
         """Raises: ValueError naming the field."""
-        require(self.kind in ("auto", "flat", "ivf"), "kind", "one of auto, flat, ivf", self.kind)
+        kinds = ("auto", "flat", "ivf", "ivf_hnsw", "ivf_pq")
+        require(self.kind in kinds, "kind", f"one of {', '.join(kinds)}", self.kind)
         require(0 <= self.min_recall <= 1, "min_recall", "in 0..1", self.min_recall)
-        require(self.num_probes is None or self.num_probes >= 1, "num_probes", ">= 1", self.num_probes)
-        require(self.train_rows >= 256, "train_rows", ">= 256", self.train_rows)
-        if self.kind == "flat" and self.num_probes is not None:
-            raise ValueError(f"num_probes must be null with kind 'flat', got {self.num_probes}")
+        for name, least in (("num_probes", 1), ("num_lists", 1), ("train_rows", 256), ("code_bytes", 1)):
+            value = getattr(self, name)
+            require(value is None or value >= least, name, f">= {least}", value)
+            if value is not None and (self.kind == "flat" or (name == "code_bytes" and self.kind != "ivf_pq")):
+                raise ValueError(f"{name} must be null with kind {self.kind!r}, got {value}")

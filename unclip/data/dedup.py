@@ -1,71 +1,49 @@
-"""Duplicates by decoded pixels, perceptual hash or the source's word; and the split that keeps them together."""
+"""Duplicates by pixels, perceptual hash or the source's word; which one is kept; the split that keeps them together."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from unclip.data.config import FilterConfig
+from unclip.data.dense import SPLITS
 
 Indices = NDArray[np.int64]
-HASH_SIDE = 8
-THUMB_SIDE = 32
+Pairs = NDArray[np.int64]  # (M, 2)
+TRAIN, VALIDATION, TEST = range(3)
+BLOCK_ROWS = 1024  # whose hashes are compared with those of their bucket at once
 
 
-def _cosines() -> NDArray[np.float64]:
-    """The lowest HASH_SIDE rows of the discrete cosine transform (DCT-II) of THUMB_SIDE values."""
-    k, n = np.arange(HASH_SIDE)[:, None], np.arange(THUMB_SIDE)[None]
-    return np.cos(np.pi * k * (2 * n + 1) / (2 * THUMB_SIDE))
+def number_of(text: str) -> int:
+    """64 bits of a text's digest, never 0."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") or 1
 
 
-COSINES = _cosines()
+def first_equal(values: NDArray[Any]) -> Indices:
+    """Of each row, the first row of the same value; rows of several columns are compared by all of them."""
+    columns = values.reshape(len(values), -1)
+    order = np.lexsort(columns.T)  # stable: of equals the first comes first
+    begins = np.ones(len(order), bool)
+    begins[1:] = (columns[order[1:]] != columns[order[:-1]]).any(axis=1)
+    firsts = np.empty(len(order), np.int64)
+    firsts[order] = order[np.flatnonzero(begins)][np.cumsum(begins) - 1]
+    return firsts
 
 
-def perceptual_hash(image: Image.Image) -> int:
-    """64 bits that change little with size, compression and brightness: signs of low frequencies about their median."""
-    thumb = image.convert("L").resize((THUMB_SIDE, THUMB_SIDE), Image.Resampling.BILINEAR)
-    waves = COSINES @ np.asarray(thumb, np.float64) @ COSINES.T
-    values = waves.reshape(-1)
-    middle = (values.size - 1) // 2
-    bits = values > np.partition(values[1:], middle)[middle]  # the median of an odd number of values
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+def joined(size: int, pairs: Iterable[Pairs]) -> Indices:
+    """Of each of `size` rows, the first row of the group that pairs (M, 2) of rows join it to."""
+    one, other = np.concatenate([np.empty((0, 2), np.int64), *pairs]).T
+    graph = coo_array((np.ones(len(one), bool), (one, other)), shape=(size, size))
+    return first_equal(connected_components(graph, directed=False)[1])
 
 
-class Groups:
-    """Rows joined into groups; each group is named by its first row."""
-
-    def __init__(self, size: int) -> None:
-        self._parent = list(range(size))
-
-    def first(self, row: int) -> int:
-        """The first row of the group that `row` is in."""
-        while self._parent[row] != row:
-            self._parent[row] = self._parent[self._parent[row]]
-            row = self._parent[row]
-        return row
-
-    def join(self, one: int, other: int) -> None:
-        """Make one group of the groups of two rows."""
-        low, high = sorted((self.first(one), self.first(other)))
-        self._parent[high] = low
-
-    def join_equal(self, values: Sequence[object]) -> None:
-        """Join rows of the same value; None equals nothing."""
-        seen: dict[object, int] = {}
-        for row, value in enumerate(values):
-            if value is not None:
-                self.join(seen.setdefault(value, row), row)
-
-    def firsts(self) -> Indices:
-        """Of each row, the first row of its group."""
-        return np.array([self.first(row) for row in range(len(self._parent))], np.int64)
-
-
-def near_hashes(hashes: NDArray[np.uint64], max_hamming: int) -> Iterator[tuple[int, int]]:
-    """Pairs of different rows whose hashes differ in at most `max_hamming` bits; exact, each pair at least once.
+def near_hashes(hashes: NDArray[np.uint64], max_hamming: int) -> Iterator[Pairs]:
+    """Pairs (M, 2) of different rows whose hashes differ in at most `max_hamming` bits; exact, each at least once.
 
     By the pigeonhole principle two such hashes agree in one of max_hamming + 1 pieces of their bits.
     """
@@ -74,64 +52,75 @@ def near_hashes(hashes: NDArray[np.uint64], max_hamming: int) -> Iterator[tuple[
         piece = (hashes >> np.uint64(start)) & np.uint64((1 << (stop - start)) - 1)
         order = np.argsort(piece, kind="stable")
         for bucket in np.split(order, np.flatnonzero(np.diff(piece[order])) + 1):
-            for place, row in enumerate(bucket[:-1]):
-                others = bucket[place + 1 :]
-                for other in others[np.bitwise_count(hashes[others] ^ hashes[row]) <= max_hamming]:
-                    yield int(row), int(other)
+            yield from near_in(bucket, hashes, max_hamming)
 
 
-def same_picture(digests: Sequence[bytes], hashes: NDArray[np.uint64], max_hamming: int | None) -> Indices:
-    """Of each row, the first row that shows the same picture: equal pixels or, where asked, near perceptual hashes."""
-    groups = Groups(len(digests))
-    groups.join_equal(digests)
-    if max_hamming is not None:
-        unique, first = np.unique(hashes, return_index=True)
-        groups.join_equal(hashes.tolist())
-        for one, other in near_hashes(unique, max_hamming):
-            groups.join(int(first[one]), int(first[other]))
-    return groups.firsts()
+def near_in(rows: Indices, hashes: NDArray[np.uint64], max_hamming: int) -> Iterator[Pairs]:
+    """The pairs of `near_hashes` among some rows, each once."""
+    for first in range(0, len(rows) - 1, BLOCK_ROWS):
+        for second in range(first, len(rows), BLOCK_ROWS):
+            some, others = rows[first : first + BLOCK_ROWS], rows[second : second + BLOCK_ROWS]
+            differing = np.bitwise_count(hashes[some][:, None] ^ hashes[others][None])
+            one, other = np.nonzero(differing <= max_hamming)
+            yield np.stack([some[one], others[other]], axis=1)[second + other > first + one]
 
 
-def keeper(pictures: Indices, named_test: NDArray[np.bool_]) -> Indices:
-    """Of each row, the row of its group to keep: the first that the source calls test, else the first."""
-    best: dict[int, int] = {}
-    for row, group in enumerate(pictures.tolist()):
-        if group not in best or (named_test[row] and not named_test[best[group]]):
-            best[group] = row
-    return np.array([best[group] for group in pictures.tolist()], np.int64)
+def same_picture(digests: NDArray[np.uint64], hashes: NDArray[np.uint64] | None, max_hamming: int | None) -> Indices:
+    """Of each row, the first row that shows the same picture: equal pixels or, where asked, near perceptual hashes.
 
-
-def split_of(config: FilterConfig, group: bytes, named: set[str]) -> str:
-    """The split of a duplicate group: a number in [0, 1) from its digest, and the splits its rows name.
-
-    A group with a row named test is test. One named train (or validation) is never test.
+    digests: (N, 2), the first 16 bytes of each.
     """
-    if "test" in named:
-        return "test"
-    if "validation" in named:
-        return "validation"
-    place = int.from_bytes(hashlib.sha256(b"split\0" + group).digest()[:8], "big") / 2**64
-    test = 0.0 if "train" in named else config.test_fraction
-    return "test" if place < test else "validation" if place < test + config.validation_fraction else "train"
+    firsts = first_equal(digests)
+    if max_hamming is None or hashes is None:
+        return firsts
+    rows = np.arange(len(firsts))
+    alike = first_equal(hashes)
+    unique = np.flatnonzero(alike == rows)
+    near = (unique[pairs] for pairs in near_hashes(hashes[unique], max_hamming))
+    return joined(len(firsts), [np.stack([firsts, rows], axis=1), np.stack([alike, rows], axis=1), *near])
+
+
+def same_group(pictures: Indices, groups: NDArray[np.uint64]) -> Indices:
+    """Of each row, the first row of its picture or of its group by the source's word, 0 for none, however joined."""
+    named = np.flatnonzero(groups)
+    if not len(named):
+        return pictures
+    rows = np.arange(len(pictures))
+    said = np.stack([named[first_equal(groups[named])], named], axis=1)
+    return joined(len(pictures), [np.stack([pictures, rows], axis=1), said])
+
+
+def keeper(pictures: Indices, rank: NDArray[np.float64], named_test: NDArray[np.bool_] | None = None) -> Indices:
+    """Of each row, the row of its group to keep: of those that the source calls test, else of all, the highest rank.
+
+    Among equals the first. A rank that is not a number is the lowest.
+    """
+    lowest = np.where(np.isnan(rank), -np.inf, rank)
+    held_out = np.zeros(len(pictures), bool) if named_test is None else named_test
+    order = np.lexsort((np.arange(len(pictures)), -lowest, ~held_out))  # the last key counts first
+    _, group = np.unique(pictures, return_inverse=True)
+    best = np.full(len(pictures), -1, np.int64)
+    found, place = np.unique(group[order], return_index=True)
+    best[found] = order[place]
+    return best[group]
+
+
+def place_of(group: bytes) -> int:
+    """A number in 0..2**64 - 1 from the digest of a picture, or from the name of a group."""
+    return int.from_bytes(hashlib.sha256(b"split\0" + group).digest()[:8], "big")
 
 
 def assign_splits(
-    config: FilterConfig,
-    pictures: Indices,
-    digests: Sequence[bytes],
-    groups: Sequence[str | None],
-    named: Sequence[str | None],
-) -> list[str]:
-    """The split of every row: rows of one picture, or of one group of the source, are always in one split."""
-    union = Groups(len(pictures))
-    union.join_equal(pictures.tolist())
-    union.join_equal(groups)
-    firsts = union.firsts()
-    said: dict[int, set[str]] = {}
-    for row, first in enumerate(firsts.tolist()):
-        said.setdefault(first, set()).update({named[row] or ""})
-    split = {}
-    for first, names in said.items():
-        group = groups[first]
-        split[first] = split_of(config, group.encode() if group is not None else digests[first], names)
-    return [split[first] for first in firsts.tolist()]
+    config: FilterConfig, firsts: Indices, places: NDArray[np.uint64], named: NDArray[np.int8]
+) -> NDArray[np.int8]:
+    """The split of every row, as a place in SPLITS: rows of one group are always in one.
+
+    firsts: the first row of each row's group; places: `place_of` each row, the first one's counts; named: the source's
+    word for each row's split, likewise, -1 for none. A group with a row named test is test; else one with a row named
+    validation is that; else one named train is never test.
+    """
+    said = {name: np.isin(firsts, firsts[named == number]) for number, name in enumerate(SPLITS)}
+    place = places[firsts].astype(np.float64) / 2**64
+    least = np.where(said["train"], 0.0, config.test_fraction)
+    drawn = np.where(place < least, TEST, np.where(place < least + config.validation_fraction, VALIDATION, TRAIN))
+    return np.select([said["test"], said["validation"]], [TEST, VALIDATION], drawn).astype(np.int8)

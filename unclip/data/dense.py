@@ -9,16 +9,23 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.lib.format import open_memmap
+from numpy.typing import NDArray
 
 from unclip.data.table import Floats, TableInfo, Tokens, check_agree, read_part
 
+TAKING_THREADS = min(4, len(os.sched_getaffinity(0)))
+ROWS_PER_THREAD = 512  # fewer are gathered before a thread has begun
 SPLITS = ("train", "validation", "test")
 
 
@@ -61,6 +68,32 @@ def dense(parts: Sequence[Path], kept: Path, split: str, cache: Path) -> Dense:
             shutil.rmtree(partial, ignore_errors=True)
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("shard", "zi", "zt", "tokens")}
     return Dense(keys=json.loads((folder / "keys.json").read_text()), info=infos[0], **arrays)
+
+
+def take_rows(array: NDArray[Any], rows: NDArray[Any]) -> NDArray[Any]:
+    """The rows (len(rows), ...) of an array at random places, many of them by several threads.
+
+    Raises: IndexError for a place that is not there.
+    """
+    if len(rows) and not (rows.min() >= 0 and rows.max() < len(array)):
+        raise IndexError(f"rows must be in 0..{len(array) - 1}, got {rows.min()} to {rows.max()}")
+    out = np.empty((len(rows), *array.shape[1:]), array.dtype)
+    pieces = min(TAKING_THREADS, len(rows) // ROWS_PER_THREAD)
+    if pieces < 2:
+        return np.take(array, rows, axis=0, out=out, mode="clip")
+    edges = np.linspace(0, len(rows), pieces + 1).astype(int).tolist()
+    takes = [
+        taking().submit(np.take, array, rows[start:stop], 0, out[start:stop], "clip") for start, stop in pairwise(edges)
+    ]
+    for take in takes:
+        take.result()
+    return out
+
+
+@cache
+def taking() -> ThreadPoolExecutor:
+    """The threads that gather rows."""
+    return ThreadPoolExecutor(TAKING_THREADS, thread_name_prefix="take-rows")
 
 
 def cache_name(parts: Sequence[Path], kept: Path, split: str) -> str:

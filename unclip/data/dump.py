@@ -25,7 +25,7 @@ from unclip.data.digests import file_digest, known_digest
 from unclip.data.dump_engine import Engine, Job
 from unclip.data.embed import Encoder, EncoderFacts, Made, info_of
 from unclip.data.fetched import FetchedConfig, fetched_listing, fetched_recipes
-from unclip.data.index import build_index, write_index
+from unclip.data.index import grow_index
 from unclip.data.listings import Listing, folder_listing, tar_listing
 from unclip.data.part_files import check_part, write_part_of, write_rejects
 from unclip.data.rows import refusals, write_rows
@@ -157,8 +157,7 @@ def finish(out: Path) -> None:
     What a part's record says of its files is not found out again.
     """
     parts = part_paths(out)
-    built = build_index(IndexConfig(), parts, seed=0)
-    write_index(built, parts, out)
+    index = grow_index(IndexConfig(), parts, out, seed=0)
     records = [json.loads(part.with_suffix(".json").read_text()) for part in parts]
     info = read_info(parts[0])
     files = {f"parts/{name}": digest for record in records for name, digest in record["files"].items()}
@@ -166,7 +165,7 @@ def finish(out: Path) -> None:
         "rows": sum(record["rows"] for record in records),
         "refused": dict(sum((Counter(record["refused"]) for record in records), Counter[str]())),
         "clip": {name: getattr(info, name) for name in AGREEING},
-        "index": built.figures,
+        "index": index,
         "files": files | {path.name: file_digest(path) for path in sorted(out.glob("*.*")) if path.is_file()},
     }
     write_atomically(out / "manifest.json", manifest)

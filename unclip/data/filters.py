@@ -1,195 +1,180 @@
-"""Score columns from pixels and captions, written once; a policy over them that says which rows are kept, and why not.
+"""The policy over the score columns of pixels and captions: which rows are kept, and why not the others.
 
-The policy reads scores only, so thresholds change without decoding anything again.
+It reads scores only, so thresholds change without decoding anything again. A shard is judged at a time; of each row
+about 80 bytes stay, for duplicates are looked for among all of them. Of rows that are alike the first counts where the
+policy names no other: there the order of the shards decides, and nowhere else.
 """
 
-import hashlib
-import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 from numpy.typing import NDArray
-from PIL import Image
 
-from unclip.data.config import FilterConfig
-from unclip.data.dedup import assign_splits, keeper, perceptual_hash, same_picture
-from unclip.data.rows import OK, refusals
-from unclip.data.shards import ShardReader
+from unclip.data.config import UNKNOWN, FilterConfig
+from unclip.data.dedup import TEST, Indices, assign_splits, keeper, number_of, place_of, same_group, same_picture
+from unclip.data.dense import SPLITS
+from unclip.data.funnel import Step
+from unclip.data.rows import OK
+from unclip.data.selection import Mask, Selection
 
-SCORES_SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("status", pa.string(), nullable=False),  # "ok" or "undecodable"
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("std", pa.float32(), nullable=False),  # of all pixel values, 0..255
-        pa.field("pixel_digest", pa.binary(32), nullable=False),  # of the decoded pixels and their sides
-        pa.field("perceptual_hash", pa.uint64(), nullable=False),
-        pa.field("words", pa.int32(), nullable=False),
-        pa.field("chars", pa.int32(), nullable=False),
-        pa.field("caption", pa.string(), nullable=False),
-        pa.field("group", pa.string()),  # the source's duplicate group
-        pa.field("split", pa.string()),  # the source's split
-    ]
-)
-DROPPED_SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("shard", pa.int32(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("detail", pa.string(), nullable=False),
-    ]
-)
-Mask = NDArray[np.bool_]
+Doubles = NDArray[np.float64]
 
 
-def score_shard(shard: ShardReader) -> pa.Table:
-    """The scores of every sample of a shard, in its order; each picture is decoded to its end."""
-    return pa.Table.from_pylist([score_sample(shard, i) for i in range(len(shard))], schema=SCORES_SCHEMA)
+@dataclass(frozen=True)
+class Facts:
+    """What is known of every row for good, N of them, where all rows count for one."""
 
-
-def score_sample(shard: ShardReader, i: int) -> dict[str, Any]:
-    """The scores of one sample. A picture that does not decode has status "undecodable" and no size."""
-    caption, meta = shard.caption(i), shard.meta(i)
-    words = {"words": len(caption.split()), "chars": len(caption.strip()), "caption": caption}
-    group = meta.get("group")
-    source = {"group": None if group is None else str(group), "split": meta.get("split")}
-    try:
-        scores = {"status": OK, **score_picture(shard.image(i))}
-    except ValueError:
-        nothing = {"width": 0, "height": 0, "std": 0.0, "pixel_digest": bytes(32), "perceptual_hash": 0}
-        scores = {"status": "undecodable", **nothing}
-    return {"key": shard.keys[i], **scores, **words, **source}
-
-
-def score_picture(image: Image.Image) -> dict[str, Any]:
-    """Sides, spread, digest and perceptual hash of an RGB picture."""
-    data = image.tobytes()
-    return {
-        "width": image.width,
-        "height": image.height,
-        "std": spread(data),
-        "pixel_digest": hashlib.sha256(f"{image.width}x{image.height}:".encode() + data).digest(),
-        "perceptual_hash": perceptual_hash(image),
-    }
-
-
-def spread(data: bytes) -> float:
-    """The standard deviation of bytes, from exact sums of whole numbers: BLAS threads cost more than they save here."""
-    values = np.frombuffer(data, np.uint8).astype(np.int64)
-    total, squares = int(values.sum()), int(values @ values)
-    return math.sqrt(len(data) * squares - total**2) / len(data)
-
-
-@dataclass
-class Selection:
-    """Rows on their way through a policy: which are still in, and of each that is not, the reason."""
-
-    keys: list[str]
-    shard: NDArray[np.int32]
-    kept: Mask
-    funnel: list[dict[str, Any]]
-    dropped: list[dict[str, Any]]
+    digest: NDArray[np.uint64]  # (N, 2), the first 16 bytes of the pixels' digest
+    hash: NDArray[np.uint64]
+    caption: NDArray[np.uint64]  # of its digest
+    group: NDArray[np.uint64]  # likewise; 0 of a row without one
+    place: NDArray[np.uint64]  # of unclip.data.dedup.place_of
+    named: NDArray[np.int8]  # the source's split as a place in SPLITS; -1 for none
+    num_pixels: NDArray[np.int64]
+    sharpness: NDArray[np.float32]
 
     @classmethod
-    def of(cls, keys: list[str], shard: NDArray[np.int32]) -> "Selection":
-        """All rows, none dropped."""
-        return cls(keys=keys, shard=shard, kept=np.ones(len(keys), bool), funnel=[], dropped=[])
+    def of(cls, table: pa.Table) -> "Facts":
+        """The facts of a shard's scores."""
+        digests, groups = table["pixel_digest"].to_pylist(), table["group"].to_pylist()
+        places = [place_of(d if g is None else g.encode()) for d, g in zip(digests, groups, strict=True)]
+        named = [SPLITS.index(name) if name in SPLITS else -1 for name in table["split"].to_pylist()]
+        width, height = table["width"].to_numpy(), table["height"].to_numpy()
+        return cls(
+            digest=np.frombuffer(b"".join(d[:16] for d in digests), np.uint64).reshape(-1, 2),
+            hash=table["perceptual_hash"].to_numpy(),
+            caption=np.array([number_of(caption) for caption in table["caption"].to_pylist()], np.uint64),
+            group=np.array([0 if g is None else number_of(g) for g in groups], np.uint64),
+            place=np.array(places, np.uint64),
+            named=np.array(named, np.int8),
+            num_pixels=width.astype(np.int64) * height,
+            sharpness=table["sharpness"].to_numpy(),
+        )
 
-    def drop(self, reason: str, bad: Mask, detail: Callable[[int], str]) -> None:
-        """Drop the rows marked bad that are still in; `detail` says of a row what was found."""
-        before, rows = int(self.kept.sum()), np.flatnonzero(self.kept & bad)
-        self.dropped += [
-            {"key": self.keys[i], "shard": int(self.shard[i]), "reason": reason, "detail": detail(int(i))} for i in rows
-        ]
-        self.kept[rows] = False
-        self.funnel.append({"step": reason, "rows_in": before, "dropped": len(rows), "rows_out": before - len(rows)})
+    @classmethod
+    def joined(cls, parts: list["Facts"]) -> "Facts":
+        """The facts of all shards, in their order."""
+        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
 
-    def refused(self) -> dict[str, int]:
-        """How many rows were dropped, by reason."""
-        return refusals(row["reason"] for row in self.dropped)
+    def rank(self, keep: str) -> Doubles:
+        """Of each row, how much it deserves to be the one of its duplicates that is kept; equal for "first".
 
-    def write_dropped(self, path: Path) -> None:
-        """Write the dropped rows, sorted by key."""
-        rows = sorted(self.dropped, key=lambda row: str(row["key"]))
-        pq.write_table(pa.Table.from_pylist(rows, schema=DROPPED_SCHEMA), path, compression="zstd")
-
-
-def read_scores(paths: Iterable[Path]) -> tuple[pa.Table, NDArray[np.int32]]:
-    """The scores of all shards as one table, and the number of the shard of each row.
-
-    Raises: ValueError when a file has other columns.
-    """
-    tables = []
-    for path in paths:
-        table = pq.read_table(path)
-        if table.schema.names != SCORES_SCHEMA.names:
-            raise ValueError(f"{path} must have the columns {', '.join(SCORES_SCHEMA.names)}, has {table.schema.names}")
-        tables.append(table)
-    shard = np.repeat(np.arange(len(tables), dtype=np.int32), [len(table) for table in tables])
-    return pa.concat_tables(tables), shard
+        The sharpest has the most edges in all: a thumbnail has more a pixel than the picture that it was made of.
+        """
+        wide = self.num_pixels.astype(np.float64)
+        return wide if keep == "largest" else wide * self.sharpness if keep == "sharpest" else np.zeros(len(wide))
 
 
 def apply_policy(config: FilterConfig, scores: pa.Table, selection: Selection) -> None:
     """Drop what the policy refuses of a row by itself, cheapest reason first; duplicates come after."""
-    column = {name: scores[name].to_numpy() for name in ("status", "width", "height", "std", "words", "chars")}
-    short = np.minimum(column["width"], column["height"])
-    aspect = np.maximum(column["width"], column["height"]) / np.maximum(short, 1)
-    selection.drop("undecodable", column["status"] != OK, lambda i: "")
-    selection.drop("small", short < config.min_side_px, lambda i: f"{column['width'][i]}x{column['height'][i]}")
+    names = ("width", "height", "std", "words", "chars")
+    width, height, std, words, chars = (scores[name].to_numpy() for name in names)
+    short = np.minimum(width, height)
+    aspect = np.maximum(width, height) / np.maximum(short, 1)
+    selection.drop("undecodable", scores["status"].to_numpy() != OK, lambda i: "")
+    selection.drop("small", short < config.min_side_px, lambda i: f"{width[i]}x{height[i]}")
     if config.max_aspect is not None:
         selection.drop("aspect", aspect > config.max_aspect, lambda i: f"{aspect[i]:.2f}")
-    selection.drop("flat", column["std"] < config.min_std, lambda i: f"{column['std'][i]:.2f}")
-    selection.drop("few_words", column["words"] < config.min_words, lambda i: str(column["words"][i]))
-    selection.drop("short_caption", column["chars"] < config.min_chars, lambda i: str(column["chars"][i]))
+    selection.drop("flat", std < config.min_std, lambda i: f"{std[i]:.2f}")
+    selection.drop("few_words", words < config.min_words, lambda i: str(words[i]))
+    selection.drop("short_caption", chars < config.min_chars, lambda i: str(chars[i]))
+    drop_languages(config, scores, selection)
+    for name, most in given_limits(config):
+        column = pc.fill_null(scores[name], float("nan"))
+        drop_above(name, most, np.asarray(column.to_numpy(), np.float64), selection)
 
 
-def cap_captions(config: FilterConfig, captions: list[str], selection: Selection) -> None:
-    """Of the rows still in with the same caption, drop all but the first `max_per_caption`."""
-    if config.max_per_caption is None:
+def given_limits(config: FilterConfig) -> Iterator[tuple[str, float]]:
+    """The scores of the source's own that the policy asks for, with their limits."""
+    for name, most in (("unsafe", config.max_unsafe), ("watermark", config.max_watermark)):
+        if most is not None:
+            yield name, most
+
+
+def drop_languages(config: FilterConfig, scores: pa.Table, selection: Selection) -> None:
+    """Drop the rows whose caption is in no language of the policy."""
+    if config.languages is None:
         return
-    seen: dict[str, int] = {}
-    bad = np.zeros(len(captions), bool)
-    for i in np.flatnonzero(selection.kept):
-        seen[captions[i]] = seen.get(captions[i], 0) + 1
-        bad[i] = seen[captions[i]] > config.max_per_caption
-    selection.drop("frequent_caption", bad, lambda i: captions[i])
+    likeliest, probs = scores["language"].to_pylist(), scores["language_prob"].to_numpy()
+    unsure = (probs < config.min_language_prob) | (probs == 0)
+    told = [UNKNOWN if u else language for language, u in zip(likeliest, unsure.tolist(), strict=True)]
+    spoken = np.array([language in config.languages for language in told], bool)
+    selection.drop("language", ~spoken, lambda i: f"{told[i]}, likeliest {likeliest[i] or 'none'} {probs[i]:.2f}")
 
 
-def filter_rows(config: FilterConfig, scores: pa.Table, selection: Selection) -> pa.Table:
-    """The rows kept by the whole policy: key, shard, split, in the order of the scores.
+def drop_above(name: str, most: float, score: Doubles, selection: Selection) -> None:
+    """Drop the rows whose score is above `most`, and those without one: nobody has looked at them."""
+    selection.drop(name, ~(score <= most), lambda i: "no score" if np.isnan(score[i]) else f"{score[i]:.3f}")
 
-    Raises: ValueError when none is left.
+
+def judge(config: FilterConfig, tables: Iterable[pa.Table], before: Iterable[Step]) -> tuple[Selection, Facts]:
+    """The rows of all shards after what the policy says of each by itself, and what is known of them for good.
+
+    tables: the scores of each shard; before: the funnel that led to them.
+
+    Raises: ValueError when the policy asks for a score that no row has.
     """
-    apply_policy(config, scores, selection)
-    captions, digests = scores["caption"].to_pylist(), scores["pixel_digest"].to_pylist()
-    named = scores["split"].to_pylist()
-    pictures = same_picture(digests, scores["perceptual_hash"].to_numpy(), config.max_hamming)
+    selections, facts, known = [], [], {name: 0 for name, _ in given_limits(config)}
+    for number, table in enumerate(tables):
+        selection = Selection.of("filter", table["key"].combine_chunks(), np.full(len(table), number, np.int32))
+        apply_policy(config, table, selection)
+        selections.append(selection)
+        facts.append(Facts.of(table))
+        known = {name: count + len(table) - table[name].null_count for name, count in known.items()}
+    for name in (name for name, count in known.items() if not count):
+        raise ValueError(
+            f"filter.max_{name} needs the score '{name}', which no row of the source has: leave it out, or say with "
+            f"score.{name}_field which field of a sample's JSON holds it"
+        )
+    return Selection.joined(selections, before), Facts.joined(facts)
+
+
+def filter_rows(
+    config: FilterConfig, tables: Iterable[pa.Table], before: Iterable[Step] = ()
+) -> tuple[Selection, pa.Table]:
+    """What the whole policy keeps: key, shard, split, and what a later choice among duplicates goes by.
+
+    In the order of the scores. Raises: ValueError when nothing is left; as `judge`.
+    """
+    selection, facts = judge(config, tables, before)
+    pictures = same_picture(facts.digest, facts.hash, config.max_hamming)
     if config.drop_duplicates:
-        drop_duplicates(pictures, np.array([name == "test" for name in named]), selection)
-    cap_captions(config, captions, selection)
+        drop_duplicates(pictures, facts.rank(config.keep), facts.named == TEST, selection)
+    if config.max_per_caption is not None:
+        cap_captions(config.max_per_caption, facts.caption, selection)
     if not selection.kept.any():
-        steps = ", ".join(f"{step['step']} {step['dropped']}" for step in selection.funnel if step["dropped"])
+        steps = ", ".join(f"{reason} {count}" for reason, count in selection.refused().items())
         raise ValueError(f"the filter keeps no row; dropped: {steps or 'nothing, there are no rows'}")
-    splits = assign_splits(config, pictures, digests, scores["group"].to_pylist(), named)
+    splits = assign_splits(config, same_group(pictures, facts.group), facts.place, facts.named)
     rows = np.flatnonzero(selection.kept)
-    return pa.table(
-        {
-            "key": pa.array([selection.keys[i] for i in rows], pa.string()),
-            "shard": pa.array(selection.shard[rows], pa.int32()),
-            "split": pa.array([splits[i] for i in rows], pa.string()),
-        }
-    )
+    columns = {
+        "key": selection.keys.take(pa.array(rows)),
+        "shard": pa.array(selection.shard[rows], pa.int32()),
+        "split": pa.array(SPLITS).take(pa.array(splits[rows])),
+        "num_pixels": pa.array(facts.num_pixels[rows]),
+        "sharpness": pa.array(facts.sharpness[rows]),
+    }
+    return selection, pa.table(columns)
 
 
-def drop_duplicates(pictures: NDArray[np.int64], named_test: Mask, selection: Selection) -> None:
+def drop_duplicates(pictures: Indices, rank: Doubles, named_test: Mask, selection: Selection) -> None:
     """Of the rows still in that show one picture, drop all but one."""
     rows = np.flatnonzero(selection.kept)
     best = np.arange(len(pictures))
-    best[rows] = rows[keeper(np.unique(pictures[rows], return_inverse=True)[1], named_test[rows])]
-    selection.drop("duplicate", best != np.arange(len(pictures)), lambda i: f"of {selection.keys[best[i]]}")
+    best[rows] = rows[keeper(pictures[rows], rank[rows], named_test[rows])]
+    others = best != np.arange(len(pictures))
+    selection.drop("duplicate", others, lambda i: f"of {selection.key(best[i])}", lambda i: selection.key(best[i]))
+
+
+def cap_captions(most: int, captions: NDArray[np.uint64], selection: Selection) -> None:
+    """Of the rows still in with the same caption, drop all but the first `most`."""
+    rows = np.flatnonzero(selection.kept)
+    order = np.argsort(captions[rows], kind="stable")
+    begins = np.concatenate([[True], np.diff(captions[rows][order]) != 0])[: len(rows)]
+    place = np.arange(len(rows)) - np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0))
+    bad = np.zeros(len(captions), bool)
+    bad[rows[order[place >= most]]] = True
+    selection.drop("frequent_caption", bad, lambda i: f"on more than {most}")

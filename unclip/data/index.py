@@ -1,10 +1,16 @@
-"""The search index over image embeddings: exact where the table is small, inverted lists above, recall measured.
+"""The search index over image embeddings: its kind by the size of the table, learned once, grown by parts, measured.
 
-N rows, D dimensions.
+What is learned depends on the first parts only, as many as the largest power of two there is, and a part's codes on
+that and on the part: both are kept, so that one more part costs itself. Only where the parts after these are farther
+from the lists than MAX_DRIFT allows is everything learned anew, from all. The result depends on the parts alone, never
+on what was kept. N rows, D dimensions.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,152 +21,189 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unclip.data.config import IndexConfig
-from unclip.data.table import Floats, check_agree, unit, vectors_of
+from unclip.data.digests import known_digest
+from unclip.data.index_codes import drift, encode_part, merge_codes, open_index, write_probes
+from unclip.data.index_lists import Kind, empty_index, kind_of, learn_lists, load_lists, save_lists
+from unclip.data.index_recall import NUM_QUERIES, NUM_RIVALS, choose_probes, exact_nearest, find, recalls, sampled
+from unclip.data.near_duplicates import raw_rows
+from unclip.data.table import Floats, check_agree, unit, vectors_in
+from unclip.recipe import digest_of
 
-FLAT_BELOW = 100_000  # rows: exact search answers in milliseconds below
-LISTS_PER_ROOT = 4  # lists by the square root of the rows; 4 to 16 is usual
-ROWS_PER_LIST = 39  # faiss warns below so many training rows a list
-NUM_QUERIES = 256
-TIE = 1e-5  # cosines nearer than this are one rank
+MAX_DRIFT = 1.2  # of the distance to the centroids, new parts over those learned from: alike, up to 1.06
+CODE_ROWS = 16_384  # that codes are learned on
+
+Inputs = dict[str, tuple[str, ...]]  # digests by what they are of
+Keep = Callable[[str, Inputs, dict[str, Any], Callable[[Path], None]], Path]
+"""The folder of a kind made from these inputs with these settings: found, or filled by the function and kept."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Built:
-    """An index and what was measured of it."""
+def write_index(
+    config: IndexConfig, parts: Sequence[Path], digests: Sequence[str], out: Path, seed: int, keep: Keep | None = None
+) -> dict[str, Any]:
+    """Write `index.faiss` (and `index.ivfdata` if it has lists), `keys.parquet`, `index.json`; what is in the last.
 
-    index: Any  # faiss.Index, inner product
-    figures: dict[str, Any]
-
-
-def build_index(config: IndexConfig, parts: Sequence[Path], seed: int) -> Built:
-    """An index over the unit image embeddings of all parts, ids counted through them in order.
-
-    Queries for the recall are text embeddings of the table, drawn by `seed`: what `search` is asked.
+    Ids count the rows of all parts in order. digests: of each part's bytes. keep: where what is learned and each part's
+    codes are found again; without it they are made and thrown away. Queries for the recall are texts of the table.
 
     Raises: ValueError for an empty table, or when recall@10 stays below `min_recall`.
     """
     infos = check_agree(parts)
-    size = sum(info.num_rows for info in infos)
-    if size == 0:
+    counts = [info.num_rows for info in infos]
+    if sum(counts) == 0:
         raise ValueError("the embedding table has no rows: nothing to index")
-    kind = config.kind if config.kind != "auto" else "flat" if size < FLAT_BELOW else "ivf"
-    reason = f"{size} rows" + (f", {FLAT_BELOW} is where lists begin" if config.kind == "auto" else ", as set")
-    index = faiss.IndexFlatIP(infos[0].dimension) if kind == "flat" else learned_lists(config, parts, size, seed)
-    for block in unit_images(parts):
-        index.add(block)
-    queries = sampled(parts, "text_embedding", [info.num_rows for info in infos], NUM_QUERIES, seed)
-    exact = exact_scores(parts, queries, 10)
-    if kind == "ivf":
-        recall = choose_probes(config, index, parts, queries, exact)
+    with tempfile.TemporaryDirectory(dir=out, prefix=".index-") as aside:
+        builder = Builder(config, parts, counts, digests, seed, keep or kept_in(Path(aside)))
+        figures = builder.write(out)
+    index = open_index(out)
+    queries = sampled(parts, "text_embedding", counts, NUM_QUERIES, seed)
+    exact = exact_nearest(parts, queries, NUM_RIVALS)
+    if figures["kind"] == "flat":
+        recall = recalls(index.search(queries, min(10, index.ntotal))[1], exact)
     else:
-        recall = recalls(index, parts, queries, exact)
+        recall = choose_probes(config, index, parts, queries, exact)
+        write_probes(index, out)
+        figures["num_probes"] = faiss.extract_index_ivf(index).nprobe
     if recall[10] < config.min_recall:
         raise ValueError(
             f"recall@10 is {recall[10]:.4f}, below min_recall {config.min_recall}: num_probes must be more"
         )
-    figures = {"kind": kind, "reason": reason, "rows": size, "recall_at_1": recall[1], "recall_at_10": recall[10]}
-    return Built(index=index, figures=figures | ({"num_probes": index.nprobe} if kind == "ivf" else {}))
+    figures |= {"rows": sum(counts), "recall_at_1": recall[1], "recall_at_10": recall[10]}
+    write_keys(parts, out / "keys.parquet")
+    (out / "index.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
+    return figures
 
 
-def unit_images(parts: Sequence[Path]) -> Iterator[Floats]:
-    """The unit image embeddings of each part."""
-    for path in parts:
-        yield unit(vectors_of(path, "image_embedding"))
+class Builder:
+    """An index in the making over the parts of one table."""
+
+    def __init__(
+        self,
+        config: IndexConfig,
+        parts: Sequence[Path],
+        counts: Sequence[int],
+        digests: Sequence[str],
+        seed: int,
+        keep: Keep,
+    ) -> None:
+        self.config, self.parts, self.counts, self.digests = config, parts, counts, digests
+        self.seed, self.keep = seed, keep
+
+    def write(self, out: Path) -> dict[str, Any]:
+        """Write the index without probes chosen; its kind and why, and what it was learned from and why."""
+        first = 1 << (len(self.parts).bit_length() - 1)
+        kind = self.kind(first)
+        if kind.name == "flat":
+            self.write_flat(out)
+            return {"kind": kind.name, "factory": kind.factory, "reason": kind.reason}
+        learned, encoded = self.encoded(kind, first)
+        drifted, why = drift(encoded, first), "the largest power of two of them"
+        if drifted is not None and drifted > MAX_DRIFT:
+            why = f"parts after the first {first} are {drifted:.2f} times as far from its lists, above {MAX_DRIFT}"
+            first = len(self.parts)
+            kind = self.kind(first)
+            learned, encoded = self.encoded(kind, first)
+        merge_codes(faiss.read_index(str(learned / "empty.faiss")), encoded, out)
+        figures = {"kind": kind.name, "factory": kind.factory, "reason": kind.reason, "drift": drifted}
+        return figures | {"num_lists": kind.num_lists, "learned_from_parts": first, "learned_from_because": why}
+
+    def kind(self, first: int) -> Kind:
+        """The index's kind if it is learned from the first parts."""
+        return kind_of(self.config, sum(self.counts), sum(self.counts[:first]))
+
+    def write_flat(self, out: Path) -> None:
+        """Write an index of all vectors as they are."""
+        index = faiss.IndexFlatIP(check_agree(self.parts[:1])[0].dimension)
+        for vectors in vectors_in(self.parts, "image_embedding"):
+            index.add(unit(vectors))
+        faiss.write_index(index, str(out / "index.faiss"))
+
+    def encoded(self, kind: Kind, first: int) -> tuple[Path, list[Path]]:
+        """The folders of what is learned from the first parts and of the codes of each part, found or made."""
+        settings = {"factory": kind.factory, "train_rows": self.config.train_rows, "seed": self.seed}
+        parts: Inputs = {"embed": tuple(self.digests[:first])}
+        learned = self.keep("index_lists", parts, settings, lambda folder: self.learn(kind, first, folder))
+        lists, index = load_lists(learned), faiss.read_index(str(learned / "empty.faiss"))
+        codes = []
+        for part, digest in zip(self.parts, self.digests, strict=True):
+            made: Inputs = {"lists": (digest_of([parts, settings]),), "embed": (digest,)}
+            fill = partial(encode_part, index, lists, part)
+            codes.append(self.keep("index_codes", made, {}, fill))
+        return learned, codes
+
+    def learn(self, kind: Kind, first: int, folder: Path) -> None:
+        """Write the lists and the empty index learned from a seeded sample of the first parts."""
+        counts = np.array(self.counts[:first])
+        most = self.config.train_rows or max(kind.num_lists * 39, CODE_ROWS)
+        rng = np.random.default_rng(self.seed)
+        ids = np.sort(rng.choice(counts.sum(), min(most, counts.sum()), replace=False))
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        shard = np.searchsorted(starts, ids, side="right") - 1
+        with raw_rows(self.parts[:first], shard, ids - starts[shard], folder) as rows:
+            lists = learn_lists(rows, kind.num_lists, self.seed)
+            sample = rows.unit(np.sort(rng.permutation(len(rows))[:CODE_ROWS]))
+        save_lists(lists, folder)
+        faiss.write_index(empty_index(kind, lists, sample), str(folder / "empty.faiss"))
 
 
-def learned_lists(config: IndexConfig, parts: Sequence[Path], size: int, seed: int) -> Any:
-    """An empty inverted-list index with 8-bit codes, its lists learned on a seeded sample."""
-    counts = [info.num_rows for info in check_agree(parts)]
-    sample = sampled(parts, "image_embedding", counts, config.train_rows, seed)
-    num_lists = max(1, min(int(LISTS_PER_ROOT * size**0.5), len(sample) // ROWS_PER_LIST))
-    if config.num_probes is not None and config.num_probes > num_lists:
-        raise ValueError(f"num_probes must be <= {num_lists}, the number of lists, got {config.num_probes}")
-    dimension = sample.shape[1]
-    index = faiss.IndexIVFScalarQuantizer(
-        faiss.IndexFlatIP(dimension), dimension, num_lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-    )
-    index.cp.seed = seed % 2**31
-    index.train(sample)
-    return index
+def grow_index(config: IndexConfig, parts: Sequence[Path], out: Path, seed: int) -> dict[str, Any]:
+    """`write_index` where the codes of parts that `out` had before cost nothing: `out/index_pieces` keeps them.
+
+    Pieces of parts that are gone, or of lists learned anew, are removed.
+
+    Raises: ValueError as `write_index`.
+    """
+    root, used = out / "index_pieces", set[str]()
+    kept = kept_in(root)
+
+    def keep(kind: str, inputs: Inputs, settings: dict[str, Any], fill: Callable[[Path], None]) -> Path:
+        folder = kept(kind, inputs, settings, fill)
+        used.add(folder.name)
+        return folder
+
+    figures = write_index(config, parts, [known_digest(part) for part in parts], out, seed, keep)
+    for folder in root.glob("*"):
+        if folder.name not in used:
+            shutil.rmtree(folder)
+    return figures
 
 
-def sampled(parts: Sequence[Path], column: str, counts: Sequence[int], most: int, seed: int) -> Floats:
-    """At most `most` unit vectors of a column, drawn from all parts by `seed`, in the order of the table."""
-    size = sum(counts)
-    chosen = np.sort(np.random.default_rng(seed).choice(size, min(most, size), replace=False))
-    starts = np.cumsum([0, *counts])
-    blocks = [
-        vectors_of(path, column)[chosen[(chosen >= low) & (chosen < low + count)] - low]
-        for path, low, count in zip(parts, starts, counts, strict=False)
-    ]
-    return unit(np.concatenate(blocks))
+def kept_in(root: Path) -> Keep:
+    """Keeps folders below `root`, each named by what it is made from and complete or absent."""
+
+    def keep(kind: str, inputs: Inputs, settings: dict[str, Any], fill: Callable[[Path], None]) -> Path:
+        folder = root / f"{kind}-{digest_of([inputs, settings])[:32]}"
+        if not folder.exists():
+            root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=root, prefix=".making-") as name:
+                whole = Path(name) / "folder"
+                whole.mkdir()
+                fill(whole)
+                whole.rename(folder)
+        return folder
+
+    return keep
 
 
-def exact_scores(parts: Sequence[Path], queries: Floats, k: int) -> Floats:
-    """The k highest cosines (Q, k) of each query with the whole table, highest first; fewer rows repeat the last."""
-    best = np.full((len(queries), 0), 0, np.float32)
-    for block in unit_images(parts):
-        best = -np.sort(-np.concatenate([best, queries @ block.T], axis=1), axis=1)[:, :k]
-    return np.concatenate([best, np.repeat(best[:, -1:], k - best.shape[1], axis=1)], axis=1)
-
-
-def recalls(index: Any, parts: Sequence[Path], queries: Floats, exact: Floats) -> dict[int, float]:
-    """Recall at 1 and 10: the share of the true k that are found; rows of one cosine count as each other."""
-    count = min(10, index.ntotal)
-    _, ids = index.search(queries, count)
-    vectors = rows_at(parts, np.maximum(ids, 0).reshape(-1)).reshape(len(queries), count, -1)
-    scores = np.where(ids >= 0, np.einsum("qd,qkd->qk", queries, vectors), -2)
-    return {k: float((scores[:, : min(k, count)] >= exact[:, min(k, count) - 1, None] - TIE).mean()) for k in (1, 10)}
-
-
-def rows_at(parts: Sequence[Path], ids: NDArray[np.int64]) -> Floats:
-    """The unit image embeddings (len(ids), D) of rows of the table, as they were embedded."""
-    out = np.empty((len(ids), check_agree(parts[:1])[0].dimension), np.float32)
-    start = 0
-    for block in unit_images(parts):
-        here = (ids >= start) & (ids < start + len(block))
-        out[here] = block[ids[here] - start]
-        start += len(block)
-    return out
-
-
-def choose_probes(
-    config: IndexConfig, index: Any, parts: Sequence[Path], queries: Floats, exact: Floats
-) -> dict[int, float]:
-    """Set `index.nprobe`: as configured, else the fewest of 1, 2, 4, ... that reach `min_recall`; the recall then."""
-    probes = config.num_probes or 1
-    while True:
-        index.nprobe = min(probes, index.nlist)
-        recall = recalls(index, parts, queries, exact)
-        if config.num_probes is not None or recall[10] >= config.min_recall or probes >= index.nlist:
-            return recall
-        probes *= 2
-
-
-def write_index(built: Built, parts: Sequence[Path], out: Path) -> None:
-    """Write `index.faiss`, and `keys.parquet`: key, shard, row, caption by index id."""
-    faiss.write_index(built.index, str(out / "index.faiss"))
-    tables = [pq.read_table(path, columns=["key", "caption"]) for path in parts]
-    counts = [len(table) for table in tables]
-    columns = {
-        "key": pa.chunked_array([chunk for table in tables for chunk in table["key"].chunks], pa.string()),
-        "shard": pa.array(np.repeat(np.arange(len(parts), dtype=np.int32), counts)),
-        "row": pa.array(np.concatenate([np.arange(count, dtype=np.int32) for count in counts])),
-        "caption": pa.chunked_array([chunk for table in tables for chunk in table["caption"].chunks], pa.string()),
-    }
-    pq.write_table(pa.table(columns), out / "keys.parquet", compression="zstd")
+def write_keys(parts: Sequence[Path], path: Path) -> None:
+    """Write key, shard, row and caption by index id, one part in memory at a time."""
+    text, number = pa.string(), pa.int32()
+    schema = pa.schema([("key", text), ("shard", number), ("row", number), ("caption", text)])
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for shard, part in enumerate(parts):
+            table = pq.read_table(part, columns=["key", "caption"])
+            places = [np.full(len(table), shard, np.int32), np.arange(len(table), dtype=np.int32)]
+            writer.write_table(pa.table([table["key"], *places, table["caption"]], schema=schema))
 
 
 def search(folder: Path, queries: Floats, k: int) -> tuple[pa.Table, NDArray[np.int64], Floats]:
     """The key map, and of each unit query (Q, D) the ids (Q, k) of the nearest images and their cosines.
 
+    Product codes are refined from `parts/*.parquet` beside the index.
+
     Raises: ValueError when the folder holds no index, or the key map is not the index's.
     """
-    path = folder / "index.faiss"
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no index.faiss")
-    index, keys = faiss.read_index(str(path)), pq.read_table(folder / "keys.parquet")
+    index, keys = open_index(folder), pq.read_table(folder / "keys.parquet")
     if index.ntotal != len(keys):
         raise ValueError(f"{folder}: the index has {index.ntotal} rows, keys.parquet {len(keys)}")
-    cosines, ids = index.search(queries, min(k, index.ntotal))
+    ids, cosines = find(index, sorted((folder / "parts").glob("??????.parquet")), queries, k)
     return keys, ids, cosines

@@ -4,7 +4,10 @@ N rows, D dimensions of the joint space, L tokens of context.
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,7 @@ IMPORTED_STORAGE = "float16 as found, little endian"
 EMBEDDED, IMPORTED = "embedded", "imported"
 UNKNOWN = "unknown"  # what an imported table does not say
 NOT_IMPORTED = ("image_sha256", "image_norm", "text_norm", "tokens")  # columns that an import cannot have
+READ_AHEAD = 2  # parts: decoding a column keeps one core busy
 AGREEING = ("model", "weights_digest", "preprocessing_digest", "tokenizer", "context", "dimension", "compute_type")
 
 
@@ -180,12 +184,23 @@ def read_info(path: Path) -> TableInfo:
 
     Raises: ValueError when the file is no part, or says other things than its columns do.
     """
+    with opened(path) as (_, info):
+        return info
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[tuple[pq.ParquetFile, TableInfo]]:
+    """A part open for reading, and what it says of itself. Raises: as `read_info`."""
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is not a whole Parquet file: {error}") from error
     with file:
-        schema, num_rows = file.schema_arrow, file.metadata.num_rows
+        yield file, checked_info(path, file.schema_arrow, file.metadata.num_rows)
+
+
+def checked_info(path: Path, schema: pa.Schema, num_rows: int) -> TableInfo:
+    """What the metadata of a part say, if they fit its columns and rows. Raises: as `read_info`."""
     said = {"origin": EMBEDDED} | {key.decode(): value.decode() for key, value in (schema.metadata or {}).items()}
     missing = [field.name for field in fields(TableInfo) if field.name not in said]
     if missing:
@@ -205,13 +220,13 @@ def read_info(path: Path) -> TableInfo:
 
 def read_part(path: Path) -> Part:
     """A part with its embeddings at norm one. Raises: as `read_info`; ValueError for an imported part."""
-    info = read_info(path)
-    if info.origin == IMPORTED:
-        lacking = ", ".join(NOT_IMPORTED)
-        raise ValueError(
-            f"{path} was imported: it has no {lacking}; for what needs them, embed the pictures themselves"
-        )
-    table = pq.read_table(path)
+    with opened(path) as (file, info):
+        if info.origin == IMPORTED:
+            lacking = ", ".join(NOT_IMPORTED)
+            raise ValueError(
+                f"{path} was imported: it has no {lacking}; for what needs them, embed the pictures themselves"
+            )
+        table = file.read()
     return Part(
         info=info,
         keys=table["key"].to_pylist(),
@@ -226,7 +241,19 @@ def read_part(path: Path) -> Part:
 
 def vectors_of(path: Path, column: str) -> NDArray[np.float16]:
     """One column of vectors (N, D) of a part, as stored. Raises: as `read_info`."""
-    return np.asarray(matrix(pq.read_table(path, columns=[column])[column], read_info(path).dimension), np.float16)
+    with opened(path) as (file, info):
+        table = file.read(columns=[column], use_threads=False)
+    return np.asarray(matrix(table[column], info.dimension), np.float16)
+
+
+def vectors_in(paths: Sequence[Path], column: str, ahead: int = READ_AHEAD) -> Iterator[NDArray[np.float16]]:
+    """`vectors_of` each part in order, `ahead` more of them being read meanwhile, each by a thread of its own."""
+    with ThreadPoolExecutor(ahead) as pool:
+        waiting = deque(pool.submit(vectors_of, path, column) for path in paths[:ahead])
+        for number in range(len(paths)):
+            if number + ahead < len(paths):
+                waiting.append(pool.submit(vectors_of, paths[number + ahead], column))
+            yield waiting.popleft().result()
 
 
 def check_agree(paths: Sequence[Path]) -> list[TableInfo]:

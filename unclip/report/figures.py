@@ -53,6 +53,7 @@ CONDITIONING_FIGURES = (
     ),
     Figure(key="relation_accuracy", heading="+ relation", meaning="and they stand as the caption says", percent=True),
     Figure(key="clip_score", heading="CLIP score", meaning="mean cosine of picture and caption"),
+    Figure(key="aesthetic", heading="rating", meaning="mean rating by the aesthetic head", digits=2),
     Figure(
         key="frechet_clip",
         heading="Fréchet",

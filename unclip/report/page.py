@@ -1,10 +1,13 @@
 """The report: one HTML page that holds everything it shows."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from unclip.report.html import escape
 from unclip.report.record import PipelineRecord
-from unclip.report.sections_lineage import commit_of, funnel, stages
+from unclip.report.sections_data import data
+from unclip.report.sections_lineage import commit_of, stages
 from unclip.report.sections_results import conditionings, headlines, priors, samples
 from unclip.report.sections_training import components, curves, zero_shot
 from unclip.report.style import STYLE
@@ -21,11 +24,14 @@ LINKS = {
 }
 
 
-def build_page(title: str, record: PipelineRecord) -> str:
-    """The page of a pipeline's artifacts; what a pipeline lacks (no evaluation, no attributes) is left out."""
+def build_page(title: str, record: PipelineRecord, sheets: Sequence[Path] = ()) -> str:
+    """The page of a pipeline's artifacts; what a pipeline lacks (no evaluation, no attributes) is left out.
+
+    sheets: pictures of dropped samples, as `unclip.report.dropped_sheet` writes them.
+    """
     evaluation = record.read_json("evaluate", "metrics.json")
     results = [samples(record), conditionings(evaluation), priors(evaluation, record)] if evaluation else []
-    parts = [*results, curves(record), zero_shot(record), components(record), funnel(record), stages(record)]
+    parts = [*results, curves(record), zero_shot(record), components(record), data(record, sheets), stages(record)]
     links = "".join(
         f'<a href="#{key}">{name}</a>' for key, name in LINKS.items() if any(f'id="{key}"' in p for p in parts)
     )

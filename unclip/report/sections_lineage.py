@@ -1,50 +1,9 @@
-"""Where it all comes from: what became of every row, and the stages with digests, times and commit."""
+"""Where it all comes from: the stages with digests, times and commit."""
 
-from collections import Counter
 from typing import Any
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
-
-from unclip.report.html import Cell, element, escape, section, table
+from unclip.report.html import Cell, section, table
 from unclip.report.record import PipelineRecord
-
-
-def funnel(record: PipelineRecord) -> str:
-    """What each step was given, dropped and passed on, and why rows were refused."""
-    steps: list[tuple[str, dict[str, Any]]] = []
-    for stage in ("filter", "select"):
-        steps += [(stage, step) for step in record.read_json(stage, "funnel.json") or []]
-    body = refusals(record)
-    if steps:
-        heads = ("stage", "step", "rows in", "dropped", "rows out")
-        head = [Cell(text=h, look="num" if "rows" in h or h == "dropped" else "") for h in heads]
-        rows = [
-            [Cell(text=stage), Cell(text=str(s["step"]))]
-            + [Cell(text=f"{s[k]:,}", look="num") for k in ("rows_in", "dropped", "rows_out")]
-            for stage, s in steps
-        ]
-        body += element("h3", "Filters") + table(head, rows, "narrow")
-    return section("data", "What became of the data", "", body)
-
-
-def refusals(record: PipelineRecord) -> str:
-    """Rows by what became of them when the shards were made, from a list or by drawing."""
-    shards = record.artifacts.get("shards", ())
-    paths = [a.path / "rows.parquet" for a in shards]
-    counts: Counter[str] = Counter()
-    for path in (p for p in paths if p.is_file()):
-        for entry in pc.value_counts(pq.read_table(path, columns=["status"])["status"]).to_pylist():
-            counts[entry["values"]] += entry["counts"]
-    if not counts:
-        return ""
-    total = counts.total()
-    rows = [
-        [Cell(text=status), Cell(text=f"{n:,}", look="num"), Cell(text=f"{100 * n / total:.1f} %", look="num")]
-        for status, n in counts.most_common()
-    ]
-    head = [Cell(text="fate"), Cell(text="rows", look="num"), Cell(text="share", look="num")]
-    return element("h3", escape(f"Rows of {shards[0].kind}")) + table(head, rows, "narrow")
 
 
 def stages(record: PipelineRecord) -> str:

@@ -39,6 +39,8 @@ td:first-child, th:first-child { position: sticky; left: 0; background: var(--ca
 .after { margin-top: 12px; font-size: 14px; }
 .sample { padding: 14px 0 16px; border-top: 1px solid var(--line); }
 .sample > p { margin: 0 0 8px; font-size: 15px; }
+details { margin: 8px 0; } summary { cursor: pointer; color: var(--accent); }
+details img { max-width: 100%; display: block; margin: 8px 0; border-radius: 10px; }
 .strip { display: grid; grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); gap: 10px; }
 .strip figure { margin: 0; }
 .strip img { width: 100%; display: block; border-radius: 6px; aspect-ratio: 1; object-fit: cover;

@@ -6,9 +6,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unclip.data.data_fixtures import part
-from unclip.data.dense import dense
+from unclip.data.dense import dense, take_rows
 from unclip.data.shards import sample_key
-from unclip.data.table import read_part
+from unclip.data.table import read_part, vectors_in, vectors_of
 
 
 def table(tmp_path):
@@ -63,3 +63,26 @@ def test_a_key_in_another_place_is_refused_and_leaves_nothing(tmp_path):
 def test_an_unknown_split_is_refused(tmp_path):
     with pytest.raises(ValueError, match="split must be one of train, validation, test, got 'val'"):
         dense([], tmp_path / "kept.parquet", "val", tmp_path)
+
+
+def test_many_rows_by_threads_are_those_of_one_index():
+    array = np.arange(12_000, dtype=np.float32).reshape(4000, 3)
+    rows = np.random.default_rng(0).integers(4000, size=3001)
+    for some in (rows, rows[:5], rows[:0]):
+        assert np.array_equal(take_rows(array, some), array[some])
+
+
+@pytest.mark.parametrize("row", [-1, 7])
+def test_a_row_that_is_not_there_is_refused(row):
+    with pytest.raises(IndexError, match=r"rows must be in 0\.\.6"):
+        take_rows(np.zeros((7, 2)), np.array([0, row]))
+
+
+def test_parts_read_ahead_come_in_order(tmp_path):
+    paths = [*table(tmp_path), part(tmp_path / "empty.parquet", np.empty((0, 12)))]
+    for ahead in (1, 2, 9):
+        found = list(vectors_in(paths, "image_embedding", ahead))
+        assert [len(rows) for rows in found] == [10, 10, 10, 0]
+        assert all(
+            np.array_equal(rows, vectors_of(path, "image_embedding")) for rows, path in zip(found, paths, strict=True)
+        )

@@ -1,13 +1,18 @@
 """Facts about scores and the filter's policy."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import numpy as np
 import pyarrow as pa
 import pytest
 from PIL import Image
 
-from tests.unclip.data.data_fixtures import sample, write_source
+from tests.unclip.data.data_fixtures import picture, sample, write_source
 from unclip.data.config import FilterConfig
-from unclip.data.filters import Selection, filter_rows, score_picture, score_shard
+from unclip.data.filters import filter_rows
+from unclip.data.images import png_bytes
+from unclip.data.scores import SCORES_SCHEMA, score_picture, score_shard
 from unclip.data.shards import ShardReader
 
 
@@ -16,9 +21,8 @@ def scores_of(tmp_path, samples):
 
 
 def run(config, scores):
-    selection = Selection.of(scores["key"].to_pylist(), np.zeros(len(scores), np.int32))
-    kept = filter_rows(config, scores, selection)
-    return kept, {row["key"]: row["reason"] for row in selection.dropped}, selection
+    selection, kept = filter_rows(config, [scores])
+    return kept, {row["key"]: row["reason"] for row in selection.dropped_rows().to_pylist()}, selection
 
 
 def changed(scores, name, row, value):
@@ -50,8 +54,8 @@ def test_the_funnel_adds_up_and_nothing_is_lost(tmp_path):
     samples = [sample(i, seed=i % 4, caption="same words" if i < 6 else None) for i in range(10)]
     kept, dropped, selection = run(FilterConfig(max_per_caption=2), scores_of(tmp_path, samples))
     steps = selection.funnel
-    assert all(step["rows_in"] - step["dropped"] == step["rows_out"] for step in steps)
-    assert steps[-1]["rows_out"] == len(kept) and len(kept) + len(dropped) == 10
+    assert all(now.rows_out == after.rows_in for now, after in pairwise(steps))
+    assert steps[0].rows_in == 10 and steps[-1].rows_out == len(kept) == 10 - len(dropped)
     assert sorted(set(dropped.values())) == ["duplicate", "frequent_caption"]
 
 
@@ -77,6 +81,79 @@ def test_the_spread_is_that_of_all_pixel_values():
     assert score_picture(Image.fromarray(pixels))["std"] == pytest.approx(pixels.std(), rel=1e-6)
 
 
+CAPTIONS = {
+    "en": "a dog that runs along the beach at sunset",
+    "de": "ein kleiner Hund läuft am Strand entlang",
+    "fr": "un petit chien qui court sur la plage",
+}
+
+
+def test_captions_are_scored_by_language_and_selected_by_it(tmp_path):
+    scores = scores_of(tmp_path, [sample(i, caption=text) for i, text in enumerate(CAPTIONS.values())])
+    assert scores["language"].to_pylist() == list(CAPTIONS)
+    _, dropped, selection = run(FilterConfig(languages=("en", "fr")), scores)
+    assert dropped == {"00000000001": "language"}
+    assert selection.dropped_rows()["detail"][0].as_py().startswith("de, likeliest de 0.")
+
+
+@pytest.mark.parametrize("caption", ["camel", "1234 5678", "🙂 🙂"])
+def test_a_caption_that_tells_no_language_is_unknown(tmp_path, caption):
+    scores = scores_of(tmp_path, [sample(0, caption=caption), sample(1, caption=CAPTIONS["en"])])
+    assert run(FilterConfig(languages=("en", "unknown"), min_language_prob=0.4), scores)[1] == {}
+    assert run(FilterConfig(languages=("en",), min_language_prob=0.4), scores)[1] == {"00000000000": "language"}
+
+
+def test_scores_of_the_source_are_recorded_and_above_the_limit_or_without_one_dropped(tmp_path):
+    given = [0.1, "0.2", 0.9, None, float("nan"), True, "none"]
+    scores = scores_of(tmp_path, [sample(i, punsafe=value) for i, value in enumerate(given)])
+    assert scores["unsafe"].to_pylist() == [pytest.approx(0.1), pytest.approx(0.2), pytest.approx(0.9), *[None] * 4]
+    kept, dropped, selection = run(FilterConfig(max_unsafe=0.5), scores)
+    assert len(kept) == 2 and set(dropped.values()) == {"unsafe"}
+    assert selection.dropped_rows()["detail"].to_pylist() == ["0.900", *["no score"] * 4]
+
+
+@pytest.mark.parametrize(("setting", "field"), [("max_unsafe", "unsafe_field"), ("max_watermark", "watermark_field")])
+def test_a_policy_on_a_score_that_the_source_lacks_is_refused(tmp_path, setting, field):
+    scores = scores_of(tmp_path, [sample(i) for i in range(3)])
+    with pytest.raises(ValueError, match=f"filter.{setting} needs the score .* no row .* score.{field}"):
+        run(FilterConfig(**{setting: 0.5}), scores)
+
+
+def near_duplicates():
+    """A picture, the same enlarged, the same blurred and enlarged; and another."""
+    small = Image.fromarray(picture(1)).resize((32, 32), Image.Resampling.BICUBIC)
+    large = Image.fromarray(picture(1)).resize((96, 96), Image.Resampling.NEAREST)
+    blurred = small.resize((120, 120), Image.Resampling.BICUBIC)
+    images = [small, large, blurred, Image.fromarray(picture(2))]
+    return [replace(sample(i), image=png_bytes(np.asarray(image))) for i, image in enumerate(images)]
+
+
+@pytest.mark.parametrize(("keep", "place"), [("first", 0), ("largest", 2), ("sharpest", 1)])
+def test_the_policy_names_the_duplicate_that_is_kept(tmp_path, keep, place):
+    scores = scores_of(tmp_path, near_duplicates())
+    kept, _, selection = run(FilterConfig(max_hamming=8, keep=keep, max_aspect=None), scores)
+    assert kept["key"].to_pylist() == [f"{place:011d}", "00000000003"]
+    assert selection.dropped_rows()["near"].to_pylist() == [f"{place:011d}"] * 2
+
+
+def test_a_duplicate_named_test_is_kept_whatever_the_policy(tmp_path):
+    scores = changed(scores_of(tmp_path, near_duplicates()), "split", 0, "test")
+    kept, _, _ = run(FilterConfig(max_hamming=8, keep="largest"), scores)
+    assert kept["key"].to_pylist()[0] == "00000000000" and kept["split"].to_pylist()[0] == "test"
+
+
+def test_the_order_of_shards_decides_only_among_equals(tmp_path):
+    scores = scores_of(tmp_path, [sample(i, seed=i % 7) for i in range(12)])
+    near = score_shard(ShardReader(write_source(tmp_path / "n", near_duplicates()) / "shard.tar"))
+    config, found = FilterConfig(max_hamming=8, keep="largest"), []
+    for tables in ([scores, near], [near, scores]):
+        both = pa.concat_tables(tables)
+        both = both.set_column(0, SCORES_SCHEMA.field("key"), pa.array([f"{i:011d}" for i in range(len(both))]))
+        kept, _, _ = run(config, both)
+        found.append({both["pixel_digest"][int(key)].as_py() for key in kept["key"].to_pylist()})
+    assert found[0] == found[1] and len(found[0]) == 7
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
@@ -84,6 +161,12 @@ def test_the_spread_is_that_of_all_pixel_values():
         ({"max_aspect": 0.5}, "max_aspect must be >= 1, got 0.5"),
         ({"test_fraction": 1.0}, "must be below 1"),
         ({"max_hamming": 4, "drop_duplicates": False}, "max_hamming must be null"),
+        ({"keep": "largest"}, "keep must be first without max_hamming"),
+        ({"keep": "best_clip_score", "max_hamming": 4}, "keep must be one of first, largest, sharpest"),
+        ({"languages": ("english",)}, "languages must be codes such as"),
+        ({"languages": ()}, "languages must be codes such as"),
+        ({"min_language_prob": 0.5}, "min_language_prob must be 0 without languages"),
+        ({"max_unsafe": 1.5}, "max_unsafe must be in 0..1, got 1.5"),
     ],
 )
 def test_impossible_settings_are_refused(setting, message):

@@ -8,68 +8,163 @@ import torch
 
 from tests.unclip.data.data_fixtures import part
 from unclip.data.config import IndexConfig
-from unclip.data.index import build_index, exact_scores, search, write_index
+from unclip.data.digests import file_digest
+from unclip.data.index import kept_in, search, write_index
+from unclip.data.index_codes import open_index
+from unclip.data.index_lists import Kind, kind_of, shares
+from unclip.data.index_recall import exact_nearest, rows_at
 from unclip.data.table import read_part, unit
 
 faiss.omp_set_num_threads(1)
+LISTS = {"kind": "ivf", "num_lists": 12}
 
 
-def parts(tmp_path, sizes=(300, 500), scale=1.0):
+def parts(tmp_path, sizes=(300, 500), shift=0.0):
+    tmp_path.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
-    sets = [rng.normal(size=(size, 16)).astype(np.float32) for size in sizes]
-    near = [image + scale * rng.normal(size=image.shape).astype(np.float32) for image in sets]
-    return [part(tmp_path / f"{i}.parquet", image, i, near[i]) for i, image in enumerate(sets)]
+    made = []
+    for number, size in enumerate(sizes):
+        image = rng.normal(size=(size, 16)).astype(np.float32) + (shift if number == len(sizes) - 1 else 0)
+        near = image + rng.normal(size=image.shape).astype(np.float32)
+        made.append(part(tmp_path / f"{number}.parquet", image, number, near))
+    return made
+
+
+def indexed(out, paths, keep=None, **config):
+    out.mkdir(exist_ok=True)
+    return write_index(IndexConfig(**config), paths, [file_digest(path) for path in paths], out, 0, keep)
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
 def test_ids_count_through_the_parts_and_the_index_reads_back(tmp_path):
     paths = parts(tmp_path)
-    write_index(build_index(IndexConfig(), paths, 0), paths, tmp_path)
-    keys, ids, cosines = search(tmp_path, read_part(paths[1]).image[[7, 400]], 3)
+    indexed(tmp_path / "out", paths)
+    keys, ids, cosines = search(tmp_path / "out", read_part(paths[1]).image[[7, 400]], 3)
     assert ids[:, 0].tolist() == [307, 700] and np.allclose(cosines[:, 0], 1, atol=1e-5)
     assert keys["key"][307].as_py() == read_part(paths[1]).keys[7] and keys["row"][307].as_py() == 7
 
 
 def test_a_small_table_is_searched_exactly_and_says_why(tmp_path):
-    figures = build_index(IndexConfig(), parts(tmp_path), 0).figures
-    assert figures["kind"] == "flat" and figures["recall_at_10"] == 1.0 and "800 rows" in figures["reason"]
+    figures = indexed(tmp_path / "out", parts(tmp_path))
+    assert figures["kind"] == "flat" and figures["recall_at_10"] == 1.0
+    assert figures["reason"] == "800 rows, from 0 and below 100000"
+
+
+@pytest.mark.parametrize(
+    ("rows", "factory"),
+    [
+        (99_999, "Flat"),
+        (100_000, "IVF1897,SQ8"),
+        (1_000_000, "IVF6000,SQ8"),
+        (3_000_000, "IVF65536_HNSW32,SQ8"),
+        (50_000_000, "OPQ64,IVF131072_HNSW32,PQ64"),
+    ],
+)
+def test_the_kind_goes_by_the_rows(rows, factory):
+    assert kind_of(IndexConfig(), rows, rows).factory == factory
+
+
+def test_lists_are_no_more_than_rows_can_teach():
+    assert kind_of(IndexConfig(kind="ivf_hnsw", train_rows=390), 5000, 4000) == Kind(
+        "ivf_hnsw", "5000 rows, ivf_hnsw as set", 10
+    )
+    assert shares(np.array([5, 0, 15]), 4).tolist() == [1, 0, 3]
+
+
+@pytest.mark.parametrize("kind", ["ivf", "ivf_hnsw", "ivf_pq"])
+def test_every_kind_finds_the_rows_themselves(tmp_path, kind):
+    paths = parts(tmp_path / "parts", (1500, 300))
+    for number, path in enumerate(paths):
+        path.rename(path.with_name(f"{number:06d}.parquet"))
+    paths = sorted((tmp_path / "parts").glob("*.parquet"))
+    more = {"code_bytes": 8} if kind == "ivf_pq" else {}
+    figures = indexed(tmp_path, paths, kind=kind, num_lists=12, min_recall=0.95, **more)
+    assert figures["recall_at_10"] >= 0.95 and figures["num_lists"] == 12
+    _, ids, cosines = search(tmp_path, rows_at(paths, np.array([3, 1600])), 2)
+    assert ids[:, 0].tolist() == [3, 1600] and np.allclose(cosines[:, 0], 1, atol=0.01)
+
+
+def test_parts_merged_answer_as_one_index_filled_in_one_go(tmp_path):
+    paths = parts(tmp_path, (700, 300, 500))
+    indexed(tmp_path / "out", paths, kept_in(tmp_path / "kept"), num_probes=12, **LISTS)
+    (empty,) = (tmp_path / "kept").glob("index_lists-*/empty.faiss")
+    merged, whole = open_index(tmp_path / "out"), faiss.read_index(str(empty))
+    whole.nprobe = 12
+    rows = rows_at(paths, np.arange(1500))
+    whole.add(rows)
+    for one, other in zip(merged.search(rows[::7], 10), whole.search(rows[::7], 10), strict=True):
+        assert np.allclose(one, other, atol=1e-6)
+
+
+def test_an_index_that_grew_has_the_bytes_of_one_made_at_once(tmp_path):
+    paths = parts(tmp_path, (700, 300, 500))
+    keep = kept_in(tmp_path / "kept")
+    indexed(tmp_path / "grown", paths[:2], keep, **LISTS)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "kept").rglob("*.npy")}
+    indexed(tmp_path / "grown", paths, keep, **LISTS)
+    indexed(tmp_path / "anew", paths, **LISTS)
+    assert files(tmp_path / "grown") == files(tmp_path / "anew")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(list((tmp_path / "kept").iterdir())) == 1 + 3
+
+
+def test_a_part_unlike_those_before_has_the_lists_learned_anew(tmp_path):
+    alike = indexed(tmp_path / "a", parts(tmp_path / "x", (700, 300, 500)), **LISTS)
+    other = indexed(tmp_path / "b", parts(tmp_path / "y", (700, 300, 500), shift=-3), **LISTS)
+    assert alike["learned_from_parts"] == 2 and 0.9 < alike["drift"] < 1.1
+    assert other["learned_from_parts"] == 3 and "times as far from its lists" in other["learned_from_because"]
 
 
 def test_probes_are_raised_until_the_recall_is_reached(tmp_path):
     paths = parts(tmp_path, (1500,))
-    low = build_index(IndexConfig(kind="ivf", min_recall=0.5), paths, 0).figures
-    high = build_index(IndexConfig(kind="ivf", min_recall=0.95), paths, 0).figures
+    low = indexed(tmp_path / "low", paths, kind="ivf", min_recall=0.5)
+    high = indexed(tmp_path / "high", paths, kind="ivf", min_recall=0.95)
     assert low["num_probes"] < high["num_probes"] and high["recall_at_10"] >= 0.95
+    assert open_index(tmp_path / "high").nprobe == high["num_probes"]
 
 
 def test_a_recall_below_the_gate_fails_the_stage(tmp_path):
     with pytest.raises(ValueError, match=r"recall@10 is 0\.\d+, below min_recall 0\.99"):
-        build_index(IndexConfig(kind="ivf", num_probes=1, min_recall=0.99), parts(tmp_path, (1500,)), 0)
+        indexed(tmp_path, parts(tmp_path, (1500,)), kind="ivf", num_probes=1, min_recall=0.99)
 
 
-def test_the_same_seed_builds_the_same_bytes(tmp_path):
-    paths = parts(tmp_path, (1500,))
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        write_index(build_index(IndexConfig(kind="ivf"), paths, 3), paths, tmp_path / name)
-    assert (tmp_path / "a" / "index.faiss").read_bytes() == (tmp_path / "b" / "index.faiss").read_bytes()
+def test_equal_rows_count_as_each_other_in_the_recall(tmp_path):
+    image = np.random.default_rng(0).normal(size=(40, 16)).astype(np.float32)
+    paths = [part(tmp_path / f"{i}.parquet", image, i) for i in range(3)]
+    assert indexed(tmp_path / "out", paths)["recall_at_1"] == 1.0
 
 
-def test_exact_scores_are_those_of_one_matrix(tmp_path):
+def test_the_exact_search_is_that_of_one_matrix(tmp_path):
     paths = parts(tmp_path, (30, 4, 50))
     queries = unit(np.random.default_rng(5).normal(size=(6, 16)))
-    table = np.concatenate([read_part(path).image for path in paths])
-    assert np.allclose(exact_scores(paths, queries, 10), -np.sort(-(queries @ table.T), axis=1)[:, :10], atol=1e-6)
+    cosines = queries @ np.concatenate([read_part(path).image for path in paths]).T
+    found, ids = exact_nearest(paths, queries, 10)
+    assert np.allclose(found, -np.sort(-cosines, axis=1)[:, :10], atol=1e-6)
+    assert np.array_equal(ids, np.argsort(-cosines, axis=1)[:, :10])
 
 
 def test_faiss_and_torch_work_in_one_process(tmp_path):
-    built = build_index(IndexConfig(), parts(tmp_path), 0)
+    indexed(tmp_path, parts(tmp_path))
     product = torch.ones(64, 64) @ torch.ones(64, 64)
-    assert float(product[0, 0]) == 64 and built.index.search(np.eye(16, dtype=np.float32)[:2], 1)[1].shape == (2, 1)
+    assert float(product[0, 0]) == 64
+    assert open_index(tmp_path).search(np.eye(16, dtype=np.float32)[:2], 1)[1].shape == (2, 1)
 
 
-def test_another_key_map_is_refused(tmp_path):
-    paths = parts(tmp_path)
-    write_index(build_index(IndexConfig(), paths, 0), paths, tmp_path)
+def test_another_key_map_and_a_cut_data_file_are_refused(tmp_path):
+    indexed(tmp_path, parts(tmp_path), **LISTS)
     pq.write_table(pq.read_table(tmp_path / "keys.parquet").slice(1), tmp_path / "keys.parquet")
     with pytest.raises(ValueError, match=r"800 rows, keys\.parquet 799"):
         search(tmp_path, np.ones((1, 16), np.float32), 1)
+    (tmp_path / "index.ivfdata").write_bytes(b"short")
+    with pytest.raises(ValueError, match=r"index\.ivfdata is missing or cut short"):
+        open_index(tmp_path)
+
+
+def test_a_setting_without_effect_is_refused():
+    with pytest.raises(ValueError, match="code_bytes must be null with kind 'ivf', got 8"):
+        IndexConfig(kind="ivf", code_bytes=8)
+    with pytest.raises(ValueError, match="num_lists must be null with kind 'flat', got 8"):
+        IndexConfig(kind="flat", num_lists=8)

@@ -8,6 +8,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from unclip.artifact import Artifact
+from unclip.data.funnel import Step, write_funnel
 from unclip.recipe import Recipe
 from unclip.report.grid import sample_grid
 from unclip.report.page import build_page
@@ -101,11 +102,33 @@ def test_a_pipeline_without_attributes_has_no_such_columns(tmp_path: Path) -> No
     assert "colour" not in page
 
 
-def test_the_fate_of_rows_is_summed_over_shards(tmp_path: Path) -> None:
-    shards = tuple(publish(tmp_path, "source", {"n.txt": str(n)}) for n in range(3))
-    page = build_page("emoji", PipelineRecord({"shards": shards}))
-    assert '<td>HTTP 404</td><td class="num">3</td><td class="num">33.3 %</td>' in page
-    assert f"{shards[0].digest[:12]} +2" in page
+STEPS = [
+    Step(stage="download", reason="http_404", rows_in=9, dropped=3),
+    Step(stage="filter", reason="small", rows_in=6, dropped=0),
+    Step(stage="filter", reason="duplicate", rows_in=6, dropped=2),
+]
+
+
+def test_the_funnel_is_one_table_from_the_source_to_the_rows_kept(tmp_path: Path) -> None:
+    write_funnel(tmp_path / "funnel.json", STEPS)
+    text = (tmp_path / "funnel.json").read_text()
+    page = build_page("emoji", PipelineRecord({"filter": (publish(tmp_path, "filter", {"funnel.json": text}),)}))
+    cells = [f'<td class="num">{value}</td>' for value in ("9", "3", "33.3 %", "6")]
+    assert f"<td>download</td><td>http_404</td>{''.join(cells)}" in page
+    assert "9 rows of the source, 5 dropped, 4 kept (44.4 %)." in page
+    assert "Dropped nothing: small." in page
+
+
+def test_sheets_of_dropped_samples_are_in_the_page_in_the_order_of_the_funnel(tmp_path: Path) -> None:
+    write_funnel(tmp_path / "funnel.json", STEPS)
+    text = (tmp_path / "funnel.json").read_text()
+    sheets = [tmp_path / "filter-duplicate.png", tmp_path / "download-http_404.png"]
+    for path in sheets:
+        Image.new("RGB", (4, 4)).save(path)
+    record = PipelineRecord({"filter": (publish(tmp_path, "filter", {"funnel.json": text}),)})
+    page = build_page("emoji", record, sheets)
+    assert page.index("download: http 404") < page.index("filter: duplicate")
+    assert page.count("data:image/png;base64,") == 2
 
 
 def test_zero_shot_accuracies_come_from_clip(tmp_path: Path) -> None:

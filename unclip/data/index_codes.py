@@ -1,0 +1,130 @@
+"""Rows as codes in inverted lists: each part encoded by itself, all merged into one file that is mapped, not loaded.
+
+`index.ivfdata` holds list after list: the codes of its rows, then their ids, both in the order of the table. So parts
+encoded in any order, at any time, make the file that one pass over the table would. N rows, L lists, B bytes a code.
+"""
+
+import json
+import mmap
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from unclip.data.index_lists import BLOCK_ROWS, Lists
+from unclip.data.table import unit, vectors_of
+
+DATA = "index.ivfdata"
+ID_BYTES = 8
+
+
+def encode_part(index: Any, lists: Lists, part: Path, out: Path) -> None:
+    """Write `lists.npy` and `codes.npy` of a part's rows, and `spread.json`: how far they are from their centroids."""
+    ivf, rows = faiss.extract_index_ivf(index), vectors_of(part, "image_embedding")
+    places = np.empty(len(rows), np.int32)
+    codes, apart = np.empty((len(rows), ivf.code_size), np.uint8), 0.0
+    for start in range(0, len(rows), BLOCK_ROWS):
+        block = unit(rows[start : start + BLOCK_ROWS])
+        place, cosine = lists.place(block)
+        turned, here = rotated(index, block), codes[start : start + len(block)]
+        ivf.encode_vectors(len(block), faiss.swig_ptr(turned), faiss.swig_ptr(place), faiss.swig_ptr(here))
+        places[start : start + len(block)] = place
+        apart += float((1 - cosine.astype(np.float64)).sum())
+    np.save(out / "lists.npy", places)
+    np.save(out / "codes.npy", codes)
+    (out / "spread.json").write_text(json.dumps({"rows": len(rows), "apart": apart}) + "\n")
+
+
+def rotated(index: Any, vectors: Any) -> Any:
+    """The vectors as the lists hold them: turned where the index turns them."""
+    return index.chain.at(0).apply(vectors) if isinstance(index, faiss.IndexPreTransform) else vectors
+
+
+def drift(encoded: Sequence[Path], num_learned: int) -> float | None:
+    """How much farther from their centroids the rows of parts after the first `num_learned` are than those of these.
+
+    1 is as far. None where there are no such parts.
+    """
+    spreads = [json.loads((folder / "spread.json").read_text()) for folder in encoded]
+    rows, apart = (np.array([spread[name] for spread in spreads]) for name in ("rows", "apart"))
+    before, after = slice(0, num_learned), slice(num_learned, None)
+    if not rows[after].sum() or not apart[before].sum():
+        return None
+    return float(apart[after].sum() / rows[after].sum() / (apart[before].sum() / rows[before].sum()))
+
+
+def merge_codes(index: Any, encoded: Sequence[Path], out: Path) -> None:
+    """Fill an empty index with the codes of all parts, in order, and write `index.ivfdata` and `index.faiss`."""
+    ivf = faiss.extract_index_ivf(index)
+    places = [np.load(folder / "lists.npy", mmap_mode="r") for folder in encoded]
+    sizes = sum((np.bincount(place, minlength=ivf.nlist) for place in places), np.zeros(ivf.nlist, np.int64))
+    starts = np.concatenate([[0], np.cumsum(sizes * (ivf.code_size + ID_BYTES))])
+    path, first, filled = out / f".{DATA}", 0, np.zeros(ivf.nlist, np.int64)
+    with path.open("wb") as file:
+        file.truncate(max(int(starts[-1]), 1))
+    data = np.memmap(path, np.uint8, "r+")
+    for folder, place in zip(encoded, places, strict=True):
+        codes = np.load(folder / "codes.npy", mmap_mode="r")
+        for start in range(0, len(place), BLOCK_ROWS):
+            here = place[start : start + BLOCK_ROWS]
+            order = np.argsort(here, kind="stable")
+            rank = np.empty(len(here), np.int64)
+            rank[order] = np.arange(len(here)) - np.searchsorted(here[order], here[order])
+            rank += filled[here]
+            ids = (first + start + np.arange(len(here))).astype("<i8")
+            at = starts[here] + rank * ivf.code_size
+            data[at[:, None] + np.arange(ivf.code_size)] = codes[start : start + len(here)]
+            at = starts[here] + sizes[here] * ivf.code_size + rank * ID_BYTES
+            data[at[:, None] + np.arange(ID_BYTES)] = ids.view(np.uint8).reshape(-1, ID_BYTES)
+            filled += np.bincount(here, minlength=ivf.nlist)
+        first += len(place)
+        data._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
+    data.flush()
+    os.replace(path, out / DATA)  # who has the old one mapped goes on reading it
+    attach(index, sizes.astype(np.uint64), DATA, first)
+    faiss.write_index(index, str(out / "index.faiss"))
+
+
+def attach(index: Any, sizes: Any, name: str, num_rows: int) -> None:
+    """Make lists of these sizes in the file `name` those of the index."""
+    ivf = faiss.extract_index_ivf(index)
+    lists = faiss.OnDiskInvertedLists()
+    lists.nlist, lists.code_size, lists.filename, lists.read_only = ivf.nlist, ivf.code_size, name, True
+    lists.lists.resize(ivf.nlist)
+    lists.set_all_lists_sizes(faiss.swig_ptr(sizes))
+    lists.totsize = int(sizes.sum()) * (ivf.code_size + ID_BYTES)
+    ivf.replace_invlists(lists, True)
+    lists.this.disown()
+    ivf.ntotal = index.ntotal = num_rows
+
+
+def write_probes(index: Any, folder: Path) -> None:
+    """Write an opened index again, with the probes it has now; its lists stay where they are."""
+    lists = faiss.downcast_InvertedLists(faiss.extract_index_ivf(index).invlists)
+    path, lists.filename = lists.filename, DATA
+    faiss.write_index(index, str(folder / "index.faiss"))
+    lists.filename = path
+
+
+def open_index(folder: Path) -> Any:
+    """The index in a folder, its lists mapped from `index.ivfdata` beside it.
+
+    Raises: ValueError when the folder holds no index, or only half of one.
+    """
+    path = folder / "index.faiss"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no index.faiss")
+    index = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_IVF_DATA)
+    ivf = faiss.try_extract_index_ivf(index)
+    if ivf is None:
+        return index
+    lists = faiss.downcast_InvertedLists(ivf.invlists)
+    data = folder / DATA
+    if not data.is_file() or data.stat().st_size < lists.totsize:
+        raise ValueError(f"{folder}: {DATA} is missing or cut short")
+    lists.filename = str(data)
+    lists.do_mmap()
+    return index

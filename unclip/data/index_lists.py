@@ -1,0 +1,168 @@
+"""Inverted lists: which there are for a table of so many rows, how they are learned, which one a row goes to.
+
+Lists are learned in two levels, so that both learning and placing rows cost far less than lists x rows.
+N rows, D dimensions, L lists, T tops.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from unclip.data.config import IndexConfig
+from unclip.data.near_duplicates import RawRows
+from unclip.data.table import Floats
+
+FROM_ROWS = {"flat": 0, "ivf": 100_000, "ivf_hnsw": 2_000_000, "ivf_pq": 50_000_000}
+NUM_LISTS = {"ivf_hnsw": 65_536, "ivf_pq": 131_072}
+LISTS_PER_ROOT = 6  # lists by the square root of the rows ("ivf"): 4 to 16 is usual, rows may double until it is anew
+ROWS_PER_LIST = 39  # that a list is learned on; faiss warns below
+CODE_BYTES = 64  # of a row ("ivf_pq")
+OPQ_ROWS = 32_768  # that the rotation of "ivf_pq" is learned on
+ITERATIONS = 8  # of k-means
+NEAR_TOPS = 4  # in which a row's list is looked for
+BLOCK_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What index a table gets, and why."""
+
+    name: str  # "flat", "ivf", "ivf_hnsw", "ivf_pq"
+    reason: str
+    num_lists: int  # 0 with "flat"
+    code_bytes: int | None = None  # with "ivf_pq"
+
+    @property
+    def factory(self) -> str:
+        """The faiss name of it."""
+        if self.name == "ivf_pq":
+            return f"OPQ{self.code_bytes},IVF{self.num_lists}_HNSW32,PQ{self.code_bytes}"
+        hnsw = "_HNSW32" * (self.name == "ivf_hnsw")
+        return "Flat" if self.name == "flat" else f"IVF{self.num_lists}{hnsw},SQ8"
+
+
+def kind_of(config: IndexConfig, rows: int, learned_from: int) -> Kind:
+    """The index for a table of so many rows, of which the first `learned_from` are what lists are learned from.
+
+    Raises: ValueError when more probes are asked for than there are lists.
+    """
+    fitting = [name for name, least in FROM_ROWS.items() if rows >= least][-1]
+    name = fitting if config.kind == "auto" else config.kind
+    after = next((least for least in FROM_ROWS.values() if least > rows), None)
+    reason = f"{rows} rows, from {FROM_ROWS[name]}" + (f" and below {after}" if after else "")
+    reason = reason if config.kind == "auto" else f"{rows} rows, {name} as set"
+    if name == "flat":
+        return Kind(name, reason, 0)
+    wanted = config.num_lists or NUM_LISTS.get(name) or int(LISTS_PER_ROOT * learned_from**0.5)
+    sample = min(learned_from, config.train_rows or wanted * ROWS_PER_LIST)
+    num_lists = max(1, min(wanted, sample // ROWS_PER_LIST))
+    if config.num_probes is not None and config.num_probes > num_lists:
+        raise ValueError(f"num_probes must be <= {num_lists}, the number of lists, got {config.num_probes}")
+    return Kind(name, reason, num_lists, (config.code_bytes or CODE_BYTES) if name == "ivf_pq" else None)
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Unit centroids of lists, those of each top side by side."""
+
+    tops: Floats  # (T, D)
+    starts: NDArray[np.int64]  # (T + 1,) where the lists of a top begin
+    centroids: Floats  # (L, D)
+
+    def place(self, vectors: Floats) -> tuple[NDArray[np.int64], Floats]:
+        """Of each unit vector (N, D) the list it goes to, of those of its NEAR_TOPS tops, and its cosine with it."""
+        near = np.argsort(-(vectors @ self.tops.T), axis=1)[:, :NEAR_TOPS]
+        place, cosine = np.zeros(len(vectors), np.int64), np.full(len(vectors), -2, np.float32)
+        for top, (start, stop) in enumerate(zip(self.starts, self.starts[1:], strict=False)):
+            rows = np.flatnonzero((near == top).any(axis=1))
+            if len(rows) and stop > start:
+                scores = vectors[rows] @ self.centroids[start:stop].T
+                best = scores.argmax(axis=1)
+                score = scores[np.arange(len(rows)), best]
+                better = score > cosine[rows]
+                place[rows[better]], cosine[rows[better]] = start + best[better], score[better]
+        return place, cosine
+
+
+def learn_lists(rows: RawRows, num_lists: int, seed: int) -> Lists:
+    """So many lists of the directions of rows: tops by k-means, then lists in each, as many as its share of rows."""
+    num_tops = max(1, round(num_lists**0.5))
+    rng = np.random.default_rng(seed)
+    sample = np.sort(rng.choice(len(rows), min(len(rows), num_tops * 256), replace=False))
+    tops = centroids_of(rows.unit(sample), num_tops, seed)
+    blocks = [rows.unit(slice(i, i + BLOCK_ROWS)) @ tops.T for i in range(0, len(rows), BLOCK_ROWS)]
+    nearest = np.concatenate([block.argmax(axis=1) for block in blocks])
+    counts = shares(np.bincount(nearest, minlength=num_tops), num_lists)
+    centroids = [
+        centroids_of(rows.unit(np.flatnonzero(nearest == top)), count, seed) if count else tops[:0]
+        for top, count in enumerate(counts.tolist())
+    ]
+    return Lists(tops, np.concatenate([[0], np.cumsum(counts)]), np.concatenate(centroids))
+
+
+def shares(sizes: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """`total` dealt out by size, the largest remainders first; none gets more than its size."""
+    exact = sizes * total / sizes.sum()
+    counts: NDArray[np.int64] = exact.astype(np.int64)
+    order = np.argsort(counts - exact, kind="stable")
+    counts[order[: total - counts.sum()]] += 1
+    return np.minimum(counts, sizes)
+
+
+def centroids_of(vectors: Floats, count: int, seed: int) -> Floats:
+    """Unit centroids (count, D) of unit vectors."""
+    kmeans = faiss.Kmeans(
+        vectors.shape[1], count, niter=ITERATIONS, seed=seed % 2**31, spherical=True, min_points_per_centroid=1
+    )
+    kmeans.train(vectors)
+    return np.asarray(kmeans.centroids, np.float32).reshape(count, -1)
+
+
+def empty_index(kind: Kind, lists: Lists, sample: Floats) -> Any:
+    """A faiss index without rows, over learned lists; codes are learned on a sample of unit vectors.
+
+    One thread where faiss answers otherwise on several: the same input gives the same bytes.
+    """
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        return _empty_index(kind, lists, sample)
+    finally:
+        faiss.omp_set_num_threads(threads)
+
+
+def _empty_index(kind: Kind, lists: Lists, sample: Floats) -> Any:
+    dimension, metric = sample.shape[1], faiss.METRIC_INNER_PRODUCT
+    centroids, rotation = lists.centroids, None
+    if kind.name == "ivf_pq":
+        rotation = faiss.OPQMatrix(dimension, kind.code_bytes)
+        rotation.train(sample[:OPQ_ROWS])
+        sample, centroids = rotation.apply(sample), rotation.apply(centroids)
+    coarse = faiss.IndexFlatIP(dimension) if kind.name == "ivf" else faiss.IndexHNSWFlat(dimension, 32, metric)
+    coarse.add(centroids)
+    size = len(centroids)
+    if kind.name == "ivf_pq":
+        index = faiss.IndexIVFPQ(coarse, dimension, size, kind.code_bytes, 8, metric)
+    else:
+        index = faiss.IndexIVFScalarQuantizer(coarse, dimension, size, faiss.ScalarQuantizer.QT_8bit, metric)
+    index.train(sample)
+    if rotation is None:
+        return index
+    whole = faiss.IndexPreTransform(rotation, index)
+    whole.is_trained = True
+    return whole
+
+
+def save_lists(lists: Lists, folder: Path) -> None:
+    """Write tops, starts and centroids."""
+    for name in ("tops", "starts", "centroids"):
+        np.save(folder / f"{name}.npy", getattr(lists, name))
+
+
+def load_lists(folder: Path) -> Lists:
+    """What `save_lists` wrote."""
+    return Lists(*(np.load(folder / f"{name}.npy") for name in ("tops", "starts", "centroids")))
