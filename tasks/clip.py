@@ -1,6 +1,5 @@
 """Stage `clip`: a frozen CLIP, trained here from scratch or loaded by name, that must see what captions say."""
 
-import os
 import shutil
 from dataclasses import dataclass
 from functools import partial
@@ -8,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import open_clip
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
@@ -25,6 +23,7 @@ from tasks.clip_files import save_clip
 from tasks.config import ClipStage
 from tasks.context import Context
 from tasks.files import count_parameters
+from tasks.pretrained import load_pretrained
 from tasks.zero_shot import accuracies, questions, require_zero_shot
 from unclip.data.pictures import Pictures
 from unclip.data.shards import ShardReader
@@ -171,31 +170,3 @@ def finish(model: nn.Module, out: Path, held: Held, min_zero_shot: float) -> dic
     zero_shot |= {f"zero_shot_unseen_{attribute}": score for attribute, score in unseen.items()}
     sizes = {"num_parameters": count_parameters(model), "vocab_size": model.vocab_size, "num_questions": len(asked)}
     return {**figures, **zero_shot, **sizes}
-
-
-def load_pretrained(name_and_weights: str) -> Clip:
-    """The open_clip model that `MODEL:WEIGHTS` names; WEIGHTS is one of open_clip's tags or a safetensors file.
-
-    Raises: ValueError for an unknown model or weights, or weights that would have to be unpickled.
-    """
-    name, _, weights = name_and_weights.partition(":")
-    tag = open_clip.get_pretrained_cfg(name, weights) if weights else {}
-    if not tag and not os.path.isfile(weights):
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-        raise ValueError(f"clip.pretrained: {weights!r} is neither a file nor weights of {name!r}, which has: {tags}")
-    clip = Clip(pretrained_spec(name, tag))
-    path = open_clip.download_pretrained(tag) if tag else weights
-    if not str(path).endswith(".safetensors"):
-        raise ValueError(f"clip.pretrained: weights must be safetensors, got {path}; no pickle is loaded")
-    open_clip.load_checkpoint(clip.network, path)
-    return clip.eval().requires_grad_(False)
-
-
-def pretrained_spec(name: str, tag: dict[str, Any]) -> ClipSpec:
-    """The specification of a named model with the preprocessing that its weights ask for."""
-    spec = ClipSpec.from_name(name)
-    record = spec.to_json()
-    record |= {key: tag[key] for key in ("mean", "std", "interpolation") if tag.get(key)}
-    if tag.get("quick_gelu"):
-        record["model_cfg"] = {**record["model_cfg"], "quick_gelu": True}
-    return ClipSpec.from_json(record)

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from tasks.clip import load_pretrained
 from tasks.clip_encoder import ClipEncoder, encoder_of, facts_of
 from tasks.clip_files import load_clip, save_clip
+from tasks.pretrained import is_pretrained, load_pretrained
 from unclip.artifact import Artifact
 from unclip.data.config import EmbedConfig, FolderConfig, ShardsConfig, UrlsConfig
 from unclip.data.dump_engine import Engine
@@ -32,7 +32,7 @@ def clip_folder(name: str, store: Store, aside: Path) -> Path:
     """
     if (Path(name) / "clip.json").is_file():
         return Path(name)
-    if ":" in name:
+    if is_pretrained(name):
         aside.mkdir(parents=True, exist_ok=True)
         save_clip(aside, load_pretrained(name))
         return aside

@@ -1,6 +1,7 @@
 """What is done with a dump, at the command line: every verb over one small store."""
 
 import json
+import shutil
 
 import pytest
 from PIL import Image
@@ -53,6 +54,8 @@ def test_out_and_in_again_is_a_dump_to_search(shared, dump, tmp_path):
     made = shared("import", laid_out, "--out", back, "--clip", "shrunken")
     assert made.returncode == 0 and made.stdout == f"360 rows in {back}\n", made.stderr
     assert len(json.loads(shared("search", back, "a red circle", "-k", 4, "--json").stdout)) == 4
+    shutil.rmtree(back / "clip")
+    assert "holds no CLIP: import it again with --clip" in shared("search", back, "a red circle").stderr
 
 
 @pytest.mark.parametrize(

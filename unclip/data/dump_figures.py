@@ -25,6 +25,7 @@ KINDS = {  # files of a dump by how their names end; the first that fits
     ".rejects.parquet": "rejects",
     "keys.parquet": "index",
     ".faiss": "index",
+    ".ivfdata": "index",
     ".parquet": "embeddings",
     ".safetensors": "CLIP",
     ".tar": "pictures",
@@ -125,6 +126,7 @@ def disk(dump: Path) -> dict[str, int]:
     for path in dump.rglob("*"):
         if path.is_file():
             kind = next(kind for ending, kind in KINDS.items() if path.name.endswith(ending))
+            kind = "index, in pieces" if "index_pieces" in path.parts else kind
             found[kind] = found.get(kind, 0) + path.stat().st_size
     return dict(sorted(found.items(), key=lambda item: -item[1])) | {"all": sum(found.values())}
 

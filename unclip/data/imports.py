@@ -39,7 +39,7 @@ from unclip.data.table import (
     write_columns,
 )
 
-PART_ROWS = 50_000  # of ours; clip-retrieval's files have up to a million
+PART_ROWS = 20_000  # of ours; clip-retrieval's files have up to a million
 NUM_COMPARED = 32  # captions of a file
 Array = NDArray[Any]
 

@@ -7,7 +7,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +16,8 @@ from unclip.data.dump_figures import changed_files
 from unclip.data.dump_pictures import ReadPicture
 from unclip.data.embed import Encoder
 from unclip.data.embedded_again import embedded_again
+from unclip.data.index_codes import open_index
+from unclip.data.index_recall import find
 from unclip.data.part_check import KeyMap, PartCheck, SampledRow
 from unclip.data.problems import Problem, name_in
 from unclip.data.spreads import drawn_rows
@@ -116,7 +117,7 @@ def disagreements(dump: Path, infos: dict[Path, TableInfo]) -> Iterator[Problem]
 def index_problems(dump: Path, rows: Sequence[SampledRow], size: int) -> Iterator[Problem]:
     """An index of another size than the parts, or one that does not find sampled rows by their own vectors."""
     try:
-        index = faiss.read_index(str(dump / "index.faiss"))
+        index = open_index(dump)
         kind = json.loads((dump / "manifest.json").read_text())["index"]["kind"]
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         yield Problem("index.faiss", "index", f"refused: {str(error).splitlines()[0]}", "an index of FAISS")
@@ -125,7 +126,7 @@ def index_problems(dump: Path, rows: Sequence[SampledRow], size: int) -> Iterato
         yield Problem("index.faiss", "rows", str(index.ntotal), f"{size}, as the parts have")
     elif rows:
         queries = unit(np.stack([row.stored["image"] for row in rows]))
-        cosines, ids = index.search(queries, min(NUM_NEAREST, size))
+        ids, cosines = find(index, part_paths(dump), queries, NUM_NEAREST)
         is_there = (ids == np.array([[row.place] for row in rows])).any(1) | (cosines[:, -1] > cosines[:, 0] - TIE)
         found = is_there & (np.abs(cosines[:, 0] - 1) < 0.02)  # 8 bits a component cost 0.003
         least = 1.0 if kind == "flat" else MIN_FOUND

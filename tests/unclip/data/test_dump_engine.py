@@ -91,7 +91,7 @@ def test_a_process_killed_in_the_middle_loses_nothing(source, tmp_path):
 
 def test_what_one_process_raises_is_raised_here(source, tmp_path):
     with pytest.raises(ValueError, match=r"^no memory$"):
-        fill(source, tmp_path, Failing, TinyEncoder)
+        fill(source, tmp_path, Failing, Failing)
 
 
 SLOW = """

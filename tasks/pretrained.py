@@ -1,0 +1,88 @@
+"""A CLIP by name: open_clip's models with its weights or a file's, from the hub, or from a folder like there.
+
+`MODEL:WEIGHTS` (WEIGHTS one of open_clip's tags, or a safetensors file), `hf-hub:ORG/NAME`, `local-dir:FOLDER`.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.constants import HF_CONFIG_NAME
+
+from models.clip import Clip, ClipSpec
+
+FOLDER, HUB = "local-dir:", "hf-hub:"
+
+
+def is_pretrained(name: str) -> bool:
+    """Whether a name has the form of one of these."""
+    return ":" in name
+
+
+def load_pretrained(name: str) -> Clip:
+    """The open_clip model that a name means, with its weights.
+
+    Raises: ValueError for an unknown model or weights, weights that would have to be unpickled or are another model's,
+    or a model that is not supported.
+    """
+    if name.startswith(FOLDER):
+        spec, path = in_folder(name, Path(name.removeprefix(FOLDER)))
+    elif name.startswith(HUB):
+        spec, path = on_hub(name)
+    else:
+        spec, path = named(*name.split(":", 1)) if ":" in name else named(name, "")
+    if not path.endswith(".safetensors"):
+        raise ValueError(f"clip.pretrained: weights must be safetensors, got {path}; no pickle is loaded")
+    clip = Clip(spec)
+    try:
+        open_clip.load_checkpoint(clip.network, path)
+    except (RuntimeError, KeyError, AttributeError) as error:
+        first = " ".join(str(error).split())[:200]
+        raise ValueError(f"clip.pretrained: {path} does not hold the weights of {spec.name!r}: {first}") from error
+    return clip.eval().requires_grad_(False)
+
+
+def named(name: str, weights: str) -> tuple[ClipSpec, str]:
+    """A model of open_clip's list with the preprocessing that its weights ask for, and where they are."""
+    spec = ClipSpec.from_name(name)
+    tag: dict[str, Any] = open_clip.get_pretrained_cfg(name, weights) if weights else {}
+    if not tag and not os.path.isfile(weights):
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise ValueError(f"clip.pretrained: {weights!r} is neither a file nor weights of {name!r}, which has: {tags}")
+    if not tag:
+        return spec, weights
+    cfg = {**spec.model_cfg, "quick_gelu": True} if tag.get("quick_gelu") else spec.model_cfg
+    preprocess = {key: value for key, value in tag.items() if key != "size"}  # the network's, as open_clip has it
+    return ClipSpec.of_model(name, cfg, preprocess), str(open_clip.download_pretrained(tag))
+
+
+def in_folder(name: str, folder: Path) -> tuple[ClipSpec, str]:
+    """What a folder in open_clip's layout holds: open_clip_config.json and one file of weights."""
+    weights = sorted(folder.glob("*.safetensors"), key=lambda path: (not path.name.startswith("open_clip"), path.name))
+    if not weights:
+        pickled = ", ".join(sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind)))
+        raise ValueError(f"clip.pretrained: {folder} has no *.safetensors" + (f", only {pickled}" if pickled else ""))
+    return spec_of(name, folder / HF_CONFIG_NAME), str(weights[0])
+
+
+def on_hub(name: str) -> tuple[ClipSpec, str]:
+    """What a repository of the hub holds; fetched, or found in the hub's own cache."""
+    repository = name.removeprefix(HUB)
+    try:
+        config = open_clip.download_pretrained_from_hf(repository, filename=HF_CONFIG_NAME)
+        return spec_of(name, Path(config)), str(open_clip.download_pretrained_from_hf(repository))
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"clip.pretrained: {name} cannot be fetched: {' '.join(str(error).split())[:200]}") from error
+
+
+def spec_of(name: str, config: Path) -> ClipSpec:
+    """What an open_clip_config.json says."""
+    try:
+        said = json.loads(config.read_text())
+        return ClipSpec.of_model(name, said["model_cfg"], said.get("preprocess_cfg", {}))
+    except OSError as error:
+        raise ValueError(f"clip.pretrained: {config} cannot be read: {error.strerror}") from error
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"clip.pretrained: {config} is no configuration of open_clip's: {error!r}") from error

@@ -1,0 +1,117 @@
+"""Facts about a CLIP by name."""
+
+import json
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from models.clip import Clip, ClipSpec
+from tasks.clip_encoder import ClipEncoder
+from tasks.pretrained import load_pretrained
+from unclip.data.crops import Crop
+
+SMALL = {
+    "embed_dim": 8,
+    "vision_cfg": {"image_size": 16, "patch_size": 8, "width": 16, "layers": 2, "head_width": 8},
+    "text_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 2},
+}
+SHAPES = {
+    "plain": {},
+    "resnet": {"vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}},
+    "custom text": {"custom_text": True},
+    "quick gelu": {"quick_gelu": True},
+    "reads all, takes the last": {
+        "custom_text": True,
+        "text_cfg": {**SMALL["text_cfg"], "no_causal_mask": True, "pool_type": "last"},
+    },
+    "timm": {
+        "vision_cfg": {"timm_model_name": "resnet10t", "timm_pool": "avg", "timm_proj": "linear",
+                       "image_size": 32, "timm_model_pretrained": True},
+    },
+}  # fmt: skip
+PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear", "resize_mode": "squash"}
+
+
+def folder_of(folder, changes, preprocess=PREPROCESS):
+    """A folder in open_clip's layout, of random weights, and the network."""
+    model_cfg = SMALL | changes
+    network = Clip(ClipSpec.of_model("x", model_cfg, {})).network
+    folder.mkdir()
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg, "preprocess_cfg": preprocess}))
+    weights = {name: value.contiguous().clone() for name, value in network.state_dict().items()}
+    save_file(weights, folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_folder_gives_the_embeddings_that_open_clip_gives(shape, tmp_path):
+    folder = folder_of(tmp_path / "f", SHAPES[shape])
+    theirs, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
+    encoder = ClipEncoder(load_pretrained(f"local-dir:{folder}"), "w")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 70, 3), dtype=np.uint8))
+    captions = ["a dog", "a cat that sits on the table beside the window"]
+    tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(captions)
+    with torch.inference_mode():
+        image, text = theirs.eval().encode_image(preprocess(picture)[None]), theirs.encode_text(tokens)
+    ours = encoder.encode_image(np.array(encoder.crop(picture))[None])
+    assert np.allclose(ours, image.numpy(), atol=1e-4)
+    assert np.allclose(encoder.encode_text(encoder.tokenize(captions)), text.numpy(), atol=1e-5)
+
+
+@pytest.mark.parametrize("mode", ["longest", "squash", "shortest"])
+def test_squares_are_cut_as_open_clip_cuts_them(mode):
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8))
+    theirs = open_clip.transform.image_transform(
+        48, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), resize_mode=mode, fill_color=7
+    )(picture)
+    ours = np.asarray(Crop(px=48, resize_mode=mode, fill=7)(picture))
+    assert np.array_equal(ours, (theirs.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
+
+
+def test_every_model_of_open_clip_is_known_or_refused_in_a_line():
+    known = 0
+    for name in open_clip.list_models():
+        try:
+            known += ClipSpec.from_name(name).name == name
+        except ValueError as error:
+            assert str(error).startswith(f"clip.pretrained: '{name}' has ") and "\n" not in str(error)
+    assert known >= 90
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("local-dir:{}/none", r"/none has no \*\.safetensors"),
+        ("local-dir:{}/pickled", r"has no \*\.safetensors, only model\.bin"),
+        ("local-dir:{}/bare", r"open_clip_config\.json cannot be read: No such file"),
+        ("local-dir:{}/torn", "is no configuration of open_clip's"),
+        ("ViT-B-32:{}/bare/w.safetensors", "does not hold the weights of 'ViT-B-32': "),
+        ("ViT-B-99:openai", "open_clip has no model 'ViT-B-99'"),
+        ("ViT-B-16-SigLIP:webli", "has a tokenizer of its own"),
+    ],
+)
+def test_what_cannot_be_loaded_is_refused_in_a_line(name, message, tmp_path):
+    for folder in ("pickled", "bare", "torn"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "pickled" / "model.bin").write_bytes(b"pickle")
+    for folder in ("bare", "torn"):
+        save_file({"a": torch.zeros(1)}, tmp_path / folder / "w.safetensors")
+    (tmp_path / "torn" / "open_clip_config.json").write_text('{"model_cfg": 3}')
+    with pytest.raises(ValueError, match=message) as refusal:
+        load_pretrained(name.format(tmp_path))
+    assert "\n" not in str(refusal.value)
+
+
+def test_bf16_weights_give_nearly_what_full_ones_do(tmp_path):
+    folder = folder_of(tmp_path / "f", {})
+    full, narrow = (ClipEncoder(load_pretrained(f"local-dir:{folder}"), "w", kind) for kind in ("fp32", "bf16"))
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+    tokens = full.tokenize(["one", "two words", "three words here"])
+    pairs = [(encoder.encode_image(pixels), encoder.encode_text(tokens)) for encoder in (full, narrow)]
+    for a, b in zip(*pairs, strict=True):
+        cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
+        assert cosines.min() > 0.999 and not np.array_equal(a, b)
