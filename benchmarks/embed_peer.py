@@ -102,7 +102,6 @@ def theirs(aside: Path, number: int, options: argparse.Namespace) -> list[str]:
         "batch_size": options.batch_size,
         "num_prepro_workers": len(os.sched_getaffinity(0)),
         "enable_wandb": False,
-        "cache_path": str(aside / "cache"),
     }
     return [str(options.python), "-c", THEIRS, json.dumps(settings)]
 

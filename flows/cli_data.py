@@ -42,7 +42,7 @@ def embed(
     config = EmbedConfig(batch_size=batch_size, precision=precision, workers=num_workers)
     wanted = dump_source(source, captions)
     with TemporaryDirectory() as aside:
-        folder = clip_folder(clip, Store(store), Path(aside))
+        folder = clip_folder(clip, Store(store), Path(aside), target)
         engine = engine_of(folder, config, device.split(",") if device else known_devices()[:1])
         manifest = fill_dump(wanted, target, engine, folder, _bar())
     lost = f"; {lost_rows(manifest['refused'])}: see {target}/parts" if manifest["refused"] else ""
