@@ -48,7 +48,7 @@ def embed(
     if allow_private and not isinstance(wanted, UrlsConfig):
         raise ValueError("--allow-private has no effect: SOURCE is no URL list")
     with TemporaryDirectory() as aside:
-        folder = clip_folder(clip, Store(store), Path(aside))
+        folder = clip_folder(clip, Store(store), Path(aside), target)
         engine = engine_of(folder, config, device.split(",") if device else known_devices()[:1])
         if isinstance(wanted, UrlsConfig):
             how = DownloadConfig(allow_private=allow_private)

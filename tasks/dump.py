@@ -1,5 +1,6 @@
 """The data team's dump outside a pipeline: which CLIP, which source."""
 
+import json
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,9 +13,12 @@ import torch
 
 from tasks.clip_encoder import ClipEncoder, encoder_of, facts_of
 from tasks.clip_files import load_clip, save_clip
-from tasks.pretrained import is_pretrained, load_pretrained
+from tasks.files import write_json
+from tasks.pretrained import find_pretrained, is_pretrained, load_pretrained
 from unclip.artifact import Artifact
 from unclip.data.config import EmbedConfig, FolderConfig, ShardsConfig, UrlsConfig
+from unclip.data.digests import known_digest
+from unclip.data.dump import MADE_FROM
 from unclip.data.dump_engine import Engine
 from unclip.data.imports import import_dump
 from unclip.runs import last_artifacts
@@ -24,8 +28,10 @@ FEW_CORES = 4  # decoding in threads keeps up with decoding in processes: docs/b
 LISTS = (".csv", ".parquet", ".jsonl")
 
 
-def clip_folder(name: str, store: Store, aside: Path) -> Path:
-    """The folder of a CLIP: one with `clip.json`, a pipeline's newest, or an open_clip `MODEL:WEIGHTS` saved `aside`.
+def clip_folder(name: str, store: Store, aside: Path, dump: Path | None = None) -> Path:
+    """The folder of a CLIP: one with `clip.json`, a pipeline's newest, or a pretrained one saved `aside`.
+
+    A dump that was made with the same pretrained one has it already.
 
     Raises:
         ValueError: it is none of them.
@@ -33,8 +39,13 @@ def clip_folder(name: str, store: Store, aside: Path) -> Path:
     if (Path(name) / "clip.json").is_file():
         return Path(name)
     if is_pretrained(name):
+        spec, weights = find_pretrained(name)
+        made_from = {"clip": name, "spec": spec.to_json(), "weights": known_digest(Path(weights))}
+        if dump is not None and is_made_from(dump / "clip", made_from):
+            return dump / "clip"
         aside.mkdir(parents=True, exist_ok=True)
         save_clip(aside, load_pretrained(name))
+        write_json(aside / MADE_FROM, made_from)
         return aside
     with suppress(ValueError):
         return last_artifacts(store, name, "clip")[0].path
@@ -42,6 +53,12 @@ def clip_folder(name: str, store: Store, aside: Path) -> Path:
         f"--clip must be a folder with clip.json, MODEL:WEIGHTS of open_clip, or a pipeline whose CLIP {store.root} "
         f"holds; got '{name}'"
     )
+
+
+def is_made_from(folder: Path, made_from: dict[str, Any]) -> bool:
+    """Whether a folder holds the CLIP that was saved from these weights."""
+    said = folder / MADE_FROM
+    return said.is_file() and bool(json.loads(said.read_text()) == json.loads(json.dumps(made_from)))
 
 
 def open_encoder(folder: Path, precision: str = "fp32", device: str = "cpu") -> ClipEncoder:

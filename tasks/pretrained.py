@@ -24,17 +24,9 @@ def is_pretrained(name: str) -> bool:
 def load_pretrained(name: str) -> Clip:
     """The open_clip model that a name means, with its weights.
 
-    Raises: ValueError for an unknown model or weights, weights that would have to be unpickled or are another model's,
-    or a model that is not supported.
+    Raises: ValueError as `find_pretrained`, and for weights that are another model's.
     """
-    if name.startswith(FOLDER):
-        spec, path = in_folder(name, Path(name.removeprefix(FOLDER)))
-    elif name.startswith(HUB):
-        spec, path = on_hub(name)
-    else:
-        spec, path = named(*name.split(":", 1)) if ":" in name else named(name, "")
-    if not path.endswith(".safetensors"):
-        raise ValueError(f"clip.pretrained: weights must be safetensors, got {path}; no pickle is loaded")
+    spec, path = find_pretrained(name)
     clip = Clip(spec)
     try:
         open_clip.load_checkpoint(clip.network, path)
@@ -42,6 +34,24 @@ def load_pretrained(name: str) -> Clip:
         first = " ".join(str(error).split())[:200]
         raise ValueError(f"clip.pretrained: {path} does not hold the weights of {spec.name!r}: {first}") from error
     return clip.eval().requires_grad_(False)
+
+
+def find_pretrained(name: str) -> tuple[ClipSpec, str]:
+    """What a name means, and the file of its weights.
+
+    Raises: ValueError for an unknown model or weights, weights that would have to be unpickled, or a model that is not
+    supported.
+    """
+    if name.startswith(FOLDER):
+        spec, path = in_folder(name, Path(name.removeprefix(FOLDER)))
+    elif name.startswith(HUB):
+        spec, path = on_hub(name)
+    else:
+        model, _, weights = name.partition(":")
+        spec, path = named(model, weights)
+    if not path.endswith(".safetensors"):
+        raise ValueError(f"clip.pretrained: weights must be safetensors, got {path}; no pickle is loaded")
+    return spec, path
 
 
 def named(name: str, weights: str) -> tuple[ClipSpec, str]:

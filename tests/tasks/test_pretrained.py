@@ -1,6 +1,7 @@
 """Facts about a CLIP by name."""
 
 import json
+import shutil
 
 import numpy as np
 import open_clip
@@ -11,8 +12,10 @@ from safetensors.torch import save_file
 
 from models.clip import Clip, ClipSpec
 from tasks.clip_encoder import ClipEncoder
+from tasks.dump import clip_folder
 from tasks.pretrained import load_pretrained
 from unclip.data.crops import Crop
+from unclip.store import Store
 
 SMALL = {
     "embed_dim": 8,
@@ -115,3 +118,14 @@ def test_bf16_weights_give_nearly_what_full_ones_do(tmp_path):
     for a, b in zip(*pairs, strict=True):
         cosines = (a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1)
         assert cosines.min() > 0.999 and not np.array_equal(a, b)
+
+
+def test_a_dump_made_with_the_same_weights_has_the_clip_already(tmp_path):
+    name = f"local-dir:{folder_of(tmp_path / 'f', {})}"
+    first = clip_folder(name, Store(tmp_path), tmp_path / "aside", tmp_path / "dump")
+    assert first == tmp_path / "aside"
+    shutil.copytree(first, tmp_path / "dump" / "clip")
+    assert clip_folder(name, Store(tmp_path), tmp_path / "b", tmp_path / "dump") == tmp_path / "dump" / "clip"
+    weights = {key: value + 1 for key, value in load_pretrained(name).network.state_dict().items()}
+    save_file(weights, tmp_path / "f" / "open_clip_model.safetensors")
+    assert clip_folder(name, Store(tmp_path), tmp_path / "c", tmp_path / "dump") == tmp_path / "c"

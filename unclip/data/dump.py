@@ -33,6 +33,7 @@ from unclip.data.source_plan import folder_chunks, shard_recipes, tar_paths
 from unclip.data.table import AGREEING, UNKNOWN, TableInfo, read_info
 
 DumpSource = FolderConfig | ShardsConfig | FetchedConfig
+MADE_FROM = "made_from.json"  # of a pretrained CLIP: the name and the digest of its file
 ASIDE = ".part-"  # folders of parts that are being written
 
 
@@ -254,12 +255,14 @@ def origin(source: DumpSource) -> str:
 
 
 def copy_clip(clip: Path, folder: Path, facts: EncoderFacts) -> None:
-    """Copy `weights.safetensors` and `clip.json`, each complete or absent, unless they are there."""
+    """Copy the files of a CLIP, each complete or absent; large ones unless they are there."""
     folder.mkdir(exist_ok=True)
     weights = folder / "weights.safetensors"
     is_there = weights.is_file() and known_digest(weights) == facts.weights_digest
-    for name in ("clip.json",) if is_there else ("weights.safetensors", "clip.json"):
-        if clip.resolve() != folder.resolve():
+    if clip.resolve() == folder.resolve():
+        return
+    for name in ("weights.safetensors", "clip.json", MADE_FROM):
+        if (clip / name).is_file() and not (is_there and name == weights.name):
             shutil.copyfile(clip / name, folder / f".{name}")
             os.replace(folder / f".{name}", folder / name)
 
