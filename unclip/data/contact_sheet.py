@@ -48,7 +48,7 @@ def draw_tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: i
     top += LINE_PX
     if tile.picture is None:
         draw.rectangle((left, top, left + TILE_PX - 1, top + TILE_PX - 1), BLANK)
-        draw.multiline_text((left + 8, top + 8), wrapped(tile.why, 8), FAINT, font(FONT_PX))
+        draw.multiline_text((left + 8, top + 8), wrapped(tile.why, 8, TILE_PX - 16), FAINT, font(FONT_PX))
     else:
         scale = TILE_PX / max(tile.picture.size)
         size = (max(1, round(tile.picture.width * scale)), max(1, round(tile.picture.height * scale)))
@@ -57,10 +57,17 @@ def draw_tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: i
     draw.multiline_text((left, top + TILE_PX + 2), wrapped(tile.caption, TEXT_LINES), INK, font(FONT_PX))
 
 
-def wrapped(text: str, num_lines: int) -> str:
+def wrapped(text: str, num_lines: int, width_px: int = TILE_PX) -> str:
     """The text in lines that fit under a tile; what does not fit is cut with an ellipsis."""
     lines = textwrap.wrap(one_line(text), LINE_CHARS, max_lines=num_lines, placeholder="…")
-    return "\n".join(lines)
+    return "\n".join(cut(line, width_px) for line in lines)
+
+
+def cut(line: str, width_px: int) -> str:
+    """The line as far as it fits into a width."""
+    while font(FONT_PX).getlength(line) > width_px:
+        line = line[:-2] + "…"
+    return line
 
 
 def one_line(text: str) -> str:
