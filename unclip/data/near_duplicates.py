@@ -225,14 +225,12 @@ def cells(rows: RawRows, members: Indices, rng: np.random.Generator) -> Iterator
         rows.unit(members[:1]).shape[1], branches, niter=ITERATIONS, seed=int(rng.integers(2**31)), spherical=True
     )
     kmeans.train(rows.unit(members[sample]))
-    nearest = np.concatenate(
-        [
-            (rows.unit(members[start : start + SPLIT_BLOCK_ROWS]) @ kmeans.centroids.T).argmax(1)
-            for start in range(0, len(members), SPLIT_BLOCK_ROWS)
-        ]
-    )
+    nearest, by_place = np.empty(len(members), np.int8), np.argsort(members)  # as they lie in the file: read once
+    for start in range(0, len(members), SPLIT_BLOCK_ROWS):
+        here = by_place[start : start + SPLIT_BLOCK_ROWS]
+        nearest[here] = (rows.unit(members[here]) @ kmeans.centroids.T).argmax(axis=1)
     if (nearest == nearest[0]).all():  # nothing tells them apart: cut anyhow, else it would never end
-        nearest = np.arange(len(members)) % branches
+        nearest = (np.arange(len(members)) % branches).astype(np.int8)
     for branch in range(branches):
         yield from cells(rows, members[nearest == branch], rng)
 

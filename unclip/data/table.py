@@ -192,7 +192,7 @@ def read_info(path: Path) -> TableInfo:
 def opened(path: Path) -> Iterator[tuple[pq.ParquetFile, TableInfo]]:
     """A part open for reading, and what it says of itself. Raises: as `read_info`."""
     try:
-        file = pq.ParquetFile(path, memory_map=True, pre_buffer=False)
+        file = pq.ParquetFile(path, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is not a whole Parquet file: {error}") from error
     with file:
