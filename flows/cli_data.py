@@ -1,6 +1,7 @@
 """The data team's verb without a pipeline: embed. What is done with a dump then is in `flows.cli_dumps`."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -34,6 +35,7 @@ def embed(
     as_json: Json = False,
 ) -> None:
     """Embed images and captions to Parquet and FAISS. Example: unclip embed photos --out dump --clip shapes"""
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: its idle threads leave the cores to decoding
     from tempfile import TemporaryDirectory
 
     from tasks.dump import clip_folder, default_workers, dump_source, engine_of, known_devices
