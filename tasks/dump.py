@@ -24,7 +24,7 @@ from unclip.data.imports import import_dump
 from unclip.runs import last_artifacts
 from unclip.store import Store
 
-FEW_CORES = 4  # decoding in threads keeps up with decoding in processes: docs/benchmarks.md
+FEW_CORES = 4  # up to here threads decode: on two cores processes were no faster within the noise
 LISTS = (".csv", ".parquet", ".jsonl")
 
 
