@@ -1,6 +1,5 @@
 """A URL list fetched, looked at, and its refused rows fetched again, over a real server."""
 
-import importlib.util
 import json
 import shutil
 from collections import Counter
@@ -14,25 +13,15 @@ from flows.downloads import downloads, fates_table, summary
 from flows.execute import Execution
 from flows.graph import open_graph
 from flows.retries import add_retries, fetched
-from unclip.data.fetch import tool_python
+from tests.unclip.data import web_server as web
+from tests.unclip.data.data_fixtures import needs_tool
 from unclip.data.gate import TooFewSuccesses
 from unclip.data.rows import read_rows
 
 ROOT = Path(__file__).parents[1]
-spec = importlib.util.spec_from_file_location("web_server", ROOT / "unclip" / "data" / "web_server.py")
-web = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(web)
 NAMES = ["plain.jpg", "busy.jpg", "gone.jpg", "plain.png", "status-429", "wide.png"]
 
-
-def has_tool():
-    try:
-        return bool(tool_python())
-    except ValueError:
-        return False
-
-
-pytestmark = pytest.mark.skipif(not has_tool(), reason="img2dataset's own environment is absent: run `make setup`")
+pytestmark = needs_tool
 
 
 class Site:

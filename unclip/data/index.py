@@ -24,9 +24,20 @@ from unclip.data.config import IndexConfig
 from unclip.data.digests import known_digest
 from unclip.data.index_codes import drift, encode_part, merge_codes, open_index, write_probes
 from unclip.data.index_lists import Kind, empty_index, kind_of, learn_lists, load_lists, save_lists
-from unclip.data.index_recall import NUM_QUERIES, NUM_RIVALS, choose_probes, exact_nearest, find, recalls, sampled
+from unclip.data.index_recall import (
+    NUM_QUERIES,
+    NUM_RIVALS,
+    Nearest,
+    choose_probes,
+    exact_nearest,
+    find,
+    merged_nearest,
+    nearest_in,
+    recalls,
+    sampled,
+)
 from unclip.data.near_duplicates import raw_rows
-from unclip.data.table import Floats, check_agree, unit, vectors_in
+from unclip.data.table import Floats, check_agree, unit, vectors_in, vectors_of
 from unclip.recipe import code_digest, digest_of
 
 MAX_DRIFT = 1.2  # of the distance to the centroids, new parts over those learned from: alike, up to 1.06
@@ -43,7 +54,8 @@ def write_index(
     """Write `index.faiss` (and `index.ivfdata` if it has lists), `keys.parquet`, `index.json`; what is in the last.
 
     Ids count the rows of all parts in order. digests: of each part's bytes. keep: where what is learned and each part's
-    codes are found again; without it they are made and thrown away. Queries for the recall are texts of the table.
+    codes and neighbours are found again; without it they are made and thrown away. Queries for the recall are texts of
+    the table.
 
     Raises: ValueError for an empty table, or when recall@10 stays below `min_recall`.
     """
@@ -54,9 +66,8 @@ def write_index(
     with tempfile.TemporaryDirectory(dir=out, prefix=".index-") as aside:
         builder = Builder(config, parts, counts, digests, seed, keep or kept_in(Path(aside)))
         figures = builder.write(out)
+        queries, exact = builder.asked(is_small=figures["kind"] == "flat")
     index = open_index(out)
-    queries = sampled(parts, "text_embedding", counts, NUM_QUERIES, seed)
-    exact = exact_nearest(parts, queries, NUM_RIVALS)
     if figures["kind"] == "flat":
         recall = recalls(index.search(queries, min(10, index.ntotal))[1], exact)
     else:
@@ -87,10 +98,11 @@ class Builder:
     ) -> None:
         self.config, self.parts, self.counts, self.digests = config, parts, counts, digests
         self.seed, self.keep = seed, keep
+        self.first = 1 << (len(parts).bit_length() - 1)  # parts: the largest power of two of them
 
     def write(self, out: Path) -> dict[str, Any]:
         """Write the index without probes chosen; its kind and why, and what it was learned from and why."""
-        first = 1 << (len(self.parts).bit_length() - 1)
+        first = self.first
         kind = self.kind(first)
         if kind.name == "flat":
             self.write_flat(out)
@@ -105,6 +117,29 @@ class Builder:
         merge_codes(faiss.read_index(str(learned / "empty.faiss")), encoded, out)
         figures = {"kind": kind.name, "factory": kind.factory, "reason": kind.reason, "drift": drifted}
         return figures | {"num_lists": kind.num_lists, "learned_from_parts": first, "learned_from_because": why}
+
+    def asked(self, is_small: bool) -> tuple[Floats, Nearest]:
+        """Queries for the recall, and what is nearest to them in the whole table.
+
+        Of a table that is not small the queries are texts of the first parts, so that what is nearest is kept a part.
+        """
+        if is_small:
+            queries = sampled(self.parts, "text_embedding", self.counts, NUM_QUERIES, self.seed)
+            return queries, exact_nearest(self.parts, queries, NUM_RIVALS)
+        first: Inputs = {"embed": tuple(self.digests[: self.first])}
+        queries = np.load(self.keep("index_queries", first, {"seed": self.seed}, self.draw) / "queries.npy")
+        found = []
+        for part, digest in zip(self.parts, self.digests, strict=True):
+            made: Inputs = {"queries": (digest_of([first, self.seed]),), "embed": (digest,)}
+            folder = self.keep("index_nearest", made, {}, partial(write_nearest, queries, part))
+            found.append((np.load(folder / "cosines.npy"), np.load(folder / "places.npy")))
+        return queries, merged_nearest(found, self.counts, NUM_RIVALS)
+
+    def draw(self, folder: Path) -> None:
+        """Write the queries (Q, D): texts of the first parts."""
+        first = slice(self.first)
+        queries = sampled(self.parts[first], "text_embedding", self.counts[first], NUM_QUERIES, self.seed)
+        np.save(folder / "queries.npy", queries)
 
     def kind(self, first: int) -> Kind:
         """The index's kind if it is learned from the first parts."""
@@ -143,6 +178,13 @@ class Builder:
             sample = rows.unit(np.sort(rng.permutation(len(rows))[:CODE_ROWS]))
         save_lists(lists, folder)
         faiss.write_index(empty_index(kind, lists, sample), str(folder / "empty.faiss"))
+
+
+def write_nearest(queries: Floats, part: Path, folder: Path) -> None:
+    """Write the cosines and places of the rows of a part that are nearest to the queries."""
+    cosines, places = nearest_in(vectors_of(part, "image_embedding"), queries, NUM_RIVALS)
+    np.save(folder / "cosines.npy", cosines)
+    np.save(folder / "places.npy", places)
 
 
 def grow_index(config: IndexConfig, parts: Sequence[Path], out: Path, seed: int) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 Q queries, D dimensions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,10 @@ NUM_RIVALS = 64  # rows of an exact search that are known: those of one cosine c
 TIE = 1e-5  # cosines nearer than this are one rank
 REFINE = 8  # times the rows asked for are looked at again in the table ("ivf_pq")
 
+COLUMN = "image_embedding"
+
 Indices = NDArray[np.int64]
+Nearest = tuple[Floats, Indices]
 
 
 def sampled(parts: Sequence[Path], column: str, counts: Sequence[int], most: int, seed: int) -> Floats:
@@ -34,27 +37,38 @@ def sampled(parts: Sequence[Path], column: str, counts: Sequence[int], most: int
     return unit(np.concatenate(blocks))
 
 
-def exact_nearest(parts: Sequence[Path], queries: Floats, k: int) -> tuple[Floats, Indices]:
-    """The cosines and ids (Q, k) of the k rows of the whole table nearest to each query, nearest first.
+def exact_nearest(parts: Sequence[Path], queries: Floats, k: int) -> Nearest:
+    """The cosines and ids (Q, k) of the k rows of the whole table nearest to each query, nearest first."""
+    counts = [info.num_rows for info in check_agree(parts)]
+    return merged_nearest((nearest_in(vectors, queries, k) for vectors in vectors_in(parts, COLUMN)), counts, k)
+
+
+def nearest_in(vectors: NDArray[np.float16], queries: Floats, k: int) -> Nearest:
+    """The cosines and places (Q, k or all) of the rows of one part nearest to each query, nearest first."""
+    if not len(vectors):
+        return np.empty((len(queries), 0), np.float32), np.empty((len(queries), 0), np.int64)
+    cosines, places = faiss.knn(queries, unit(vectors), min(k, len(vectors)), metric=faiss.METRIC_INNER_PRODUCT)
+    return cosines, places
+
+
+def merged_nearest(found: Iterable[Nearest], counts: Sequence[int], k: int) -> Nearest:
+    """What is nearest (Q, k) in the whole table, by what is nearest in each of its parts of so many rows, in order.
 
     With fewer rows the last cosine is repeated, with id -1.
     """
-    best, ids = np.full((len(queries), 0), 0, np.float32), np.empty((len(queries), 0), np.int64)
-    start = 0
-    for vectors in vectors_in(parts, "image_embedding"):
-        block = unit(vectors)
-        if len(block):
-            cosines, places = faiss.knn(queries, block, min(k, len(block)), metric=faiss.METRIC_INNER_PRODUCT)
-            best, ids = np.concatenate([best, cosines], axis=1), np.concatenate([ids, places + start], axis=1)
-            order = np.argsort(-best, axis=1, kind="stable")[:, :k]
-            best, ids = np.take_along_axis(best, order, 1), np.take_along_axis(ids, order, 1)
-        start += len(block)
+    best, ids, start = np.empty((0, 0), np.float32), np.empty((0, 0), np.int64), 0
+    for number, (cosines, places) in enumerate(found):
+        best = np.concatenate([best, cosines], axis=1) if number else cosines
+        ids = np.concatenate([ids, places + start], axis=1) if number else places
+        order = np.argsort(-best, axis=1, kind="stable")[:, :k]
+        best, ids = np.take_along_axis(best, order, 1), np.take_along_axis(ids, order, 1)
+        start += counts[number]
     lacking = k - best.shape[1]
-    pad = np.full((len(queries), lacking), -1, np.int64)
+    pad = np.full((len(best), lacking), -1, np.int64)
     return np.concatenate([best, np.repeat(best[:, -1:], lacking, axis=1)], 1), np.concatenate([ids, pad], 1)
 
 
-def recalls(ids: Indices, exact: tuple[Floats, Indices]) -> dict[int, float]:
+def recalls(ids: Indices, exact: Nearest) -> dict[int, float]:
     """Recall at 1 and 10 of found ids (Q, 10 or all): the share of the true k; equal cosines count as each other."""
     cosines, rivals = exact
     found = {}
@@ -67,7 +81,7 @@ def recalls(ids: Indices, exact: tuple[Floats, Indices]) -> dict[int, float]:
 
 
 def choose_probes(
-    config: IndexConfig, index: Any, parts: Sequence[Path], queries: Floats, exact: tuple[Floats, Indices]
+    config: IndexConfig, index: Any, parts: Sequence[Path], queries: Floats, exact: Nearest
 ) -> dict[int, float]:
     """The recall, the index's probes set: as configured, else the fewest of 1, 2, 4, ... that reach `min_recall`."""
     ivf, probes = faiss.extract_index_ivf(index), config.num_probes or 1

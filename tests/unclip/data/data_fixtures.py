@@ -3,9 +3,11 @@
 import hashlib
 
 import numpy as np
+import pytest
 
 from unclip.data.crops import Crop
 from unclip.data.embed import info_of
+from unclip.data.fetch import tool_python
 from unclip.data.images import png_bytes
 from unclip.data.rows import sample_id
 from unclip.data.shards import Sample, row_of, sample_key
@@ -70,3 +72,14 @@ def part(path, image, shard=0, text=None, captions=None):
     encoder.dimension = rows.image.shape[1]
     write_part(path, rows, info_of(encoder, "s", size))
     return path
+
+
+def has_tool():
+    """Whether img2dataset's own environment is there."""
+    try:
+        return bool(tool_python())
+    except ValueError:
+        return False
+
+
+needs_tool = pytest.mark.skipif(not has_tool(), reason="img2dataset's own environment is absent: run `make setup`")

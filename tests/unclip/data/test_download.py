@@ -1,4 +1,3 @@
-import importlib.util
 import io
 import json
 import os
@@ -18,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
+from tests.unclip.data import web_server as web
+from tests.unclip.data.data_fixtures import needs_tool
 from unclip.data.advice import ADVICE, advice_on
 from unclip.data.config import DownloadConfig, UrlsConfig
 from unclip.data.download import download, refuse
@@ -30,10 +31,6 @@ from unclip.data.rows import read_rows
 from unclip.data.shards import ShardReader
 from unclip.data.urls import REFUSALS, write_pairs
 from unclip.recipe import NEUTRAL_MODULES, code_modules
-
-spec = importlib.util.spec_from_file_location("web_server", Path(__file__).with_name("web_server.py"))
-web = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(web)
 
 GOOD = ["plain.jpg", "plain.png", "wide.png", "sideways.jpg", "grey16.png"]
 GOOD += ["palette.png", "cmyk.jpg", "moving.gif", "redirect", "busy.jpg"]
@@ -52,16 +49,6 @@ FATES = {
     "optout.jpg": "robots",
     "to-file": "redirects",
 }
-
-
-def has_tool():
-    try:
-        return bool(tool_python())
-    except ValueError:
-        return False
-
-
-needs_tool = pytest.mark.skipif(not has_tool(), reason="img2dataset's own environment is absent: run `make setup`")
 
 
 def freeze(folder, lines):

@@ -8,26 +8,19 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.unclip.data.data_fixtures import needs_tool
 from tests.unclip.data.dump_fixtures import embedded, verified
 from tests.unclip.data.web_server import Handler, serve
 from unclip.data.config import DownloadConfig, UrlsConfig
 from unclip.data.dump import part_paths, rows_path
 from unclip.data.dump_figures import inspect_dump
 from unclip.data.dump_pictures import DumpPictures
-from unclip.data.fetch import tool_python
 from unclip.data.fetched import fetch_list
 
 HOW = DownloadConfig(allow_private=True, timeout_s=2, num_processes=1, num_threads=16, min_success_fraction=0)
 
 
-def has_tool():
-    try:
-        return bool(tool_python())
-    except ValueError:
-        return False
-
-
-pytestmark = pytest.mark.skipif(not has_tool(), reason="img2dataset's own environment is absent: run `make setup`")
+pytestmark = needs_tool
 
 
 def write_list(path, rows):

@@ -1,7 +1,6 @@
 """Hosts that mean harm cost a bounded time and memory, and end as rows with reasons."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import socket
@@ -13,27 +12,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.unclip.data import web_server as web
+from tests.unclip.data.data_fixtures import needs_tool
 from unclip.data import fetcher
 from unclip.data.config import DownloadConfig, UrlsConfig
 from unclip.data.download import download
 from unclip.data.fates import status_of
-from unclip.data.fetch import tool_python
 from unclip.data.rows import read_rows
 from unclip.data.urls import write_pairs
 
-spec = importlib.util.spec_from_file_location("web_server", Path(__file__).with_name("web_server.py"))
-web = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(web)
-
-
-def has_tool():
-    try:
-        return bool(tool_python())
-    except ValueError:
-        return False
-
-
-needs_tool = pytest.mark.skipif(not has_tool(), reason="img2dataset's own environment is absent: run `make setup`")
 TIMEOUT_S, MAX_BYTES = 2.0, 200_000
 REQUESTS = {  # what each ends as, where requests are made
     "endless": "too_large",
