@@ -144,6 +144,11 @@ class Pipeline(BaseModel):
         elif self.device != "cpu" and not Path("/dev/nvidiactl").exists():
             yield "device", f"{self.device} is not on this machine: cpu is"
         yield from self._ranks()
+        if self.runner.kind == "dask" and self.embed.workers:
+            yield (
+                "embed.workers",
+                f"must be 0 with runner.kind dask, whose workers start no others: got {self.embed.workers}",
+            )
         if self.seed < 0:
             yield "seed", f"must be >= 0, got {self.seed}"
 

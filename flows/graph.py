@@ -11,8 +11,8 @@ from flows.config import Pipeline, load_pipeline
 from flows.retries import standing_retries
 from unclip.artifact import Artifact
 from unclip.data.digests import known_digest
-from unclip.data.source_plan import shard_recipes
-from unclip.recipe import Recipe, code_digest, digest_of, recipe_config
+from unclip.data.source_plan import EVALUATION_FILES, HEAD_FILES, folder_digest, shard_recipes
+from unclip.recipe import Recipe, code_digest, recipe_config
 from unclip.store import Store
 
 MAX_BESIDE = 2  # stages of a group that are made at the same time
@@ -98,10 +98,10 @@ class Graph:
         self.sources = shard_recipes(self.pipeline.source.only)
         self.folders: dict[str, dict[str, str]] = {}  # what settings name, by its bytes; looked at before anything runs
         if aesthetic := self.pipeline.aesthetic:
-            head = folder_recipe(Path(aesthetic.head), "aesthetic.head", ("head.json", "head.safetensors"))
+            head = folder_digest(Path(aesthetic.head), "aesthetic.head", HEAD_FILES)
             self.folders["aesthetic"] = {"head": head}
         if evaluation := self.pipeline.select.evaluation:
-            dump = folder_recipe(Path(evaluation), "select.evaluation", ("**/*.parquet",))
+            dump = folder_digest(Path(evaluation), "select.evaluation", EVALUATION_FILES)
             self.folders["select"] = {"evaluation": dump}
         self.num_listed = len(self.sources)  # shards; those of retries come after them
         self.retries = standing_retries(self)
@@ -201,19 +201,6 @@ def pretrained_recipe(name_and_weights: str) -> str:
     """`MODEL:WEIGHTS` with the digest of the weights where they are a file: its bytes count, not its place."""
     name, _, weights = name_and_weights.partition(":")
     return f"{name}:{known_digest(Path(weights))}" if weights and Path(weights).is_file() else name_and_weights
-
-
-def folder_recipe(folder: Path, setting: str, patterns: tuple[str, ...]) -> str:
-    """One digest of the files of a folder that the patterns name: their bytes count, not the folder's place.
-
-    Raises:
-        ValueError: there are none.
-    """
-    found = [sorted(folder.glob(pattern)) for pattern in patterns]
-    if not all(found):
-        raise ValueError(f"{setting} must be a folder with {' and '.join(patterns)}, got '{folder}'")
-    paths = (path for some in found for path in some)
-    return digest_of({path.relative_to(folder).as_posix(): known_digest(path) for path in paths})
 
 
 def open_graph(file: Path, name: str, store: Path, overrides: tuple[str, ...] = ()) -> Graph:

@@ -1,6 +1,7 @@
 """What a stage is handed: its settings, its inputs, where to write, and whom to tell."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -61,6 +62,7 @@ class Context:
         """
         if self.store is None:
             folder = self.cache / "pieces" / str(len(self.pieces.setdefault(kind, []))) / kind
+            shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir(parents=True)
             fill(folder)
             self.pieces[kind].append(Artifact(kind, "", folder, ""))

@@ -10,6 +10,7 @@ from unclip.data.config import SelectConfig
 from unclip.data.evaluation_set import read_evaluation_set
 from unclip.data.funnel import read_funnel
 from unclip.data.select import Candidates, kept_table, select_rows
+from unclip.data.source_plan import EVALUATION_FILES, require_same_folder
 
 
 def build(ctx: Context) -> dict[str, Any]:
@@ -21,6 +22,8 @@ def build(ctx: Context) -> dict[str, Any]:
     rows = Candidates(parts, filtered / "kept.parquet", aesthetic=aesthetic, work=ctx.cache)
     evaluation = read_evaluation_set(Path(config.evaluation), parts[0]) if config.evaluation else None
     selection = select_rows(config, rows, read_funnel(filtered / "funnel.json"), evaluation)
+    if ctx.planned and config.evaluation:
+        require_same_folder(config.evaluation, "select.evaluation", EVALUATION_FILES, ctx.planned["evaluation"])
     kept = kept_table(rows, selection)
     pq.write_table(kept, ctx.out / "kept.parquet", compression="zstd")
     splits = kept["split"].to_pylist()

@@ -127,6 +127,11 @@ def test_a_runner_says_what_has_an_effect(tmp_path, runner, message):
     assert message in refused(tmp_path, f"big: {{extends: shapes, runner: {runner}}}\n")
 
 
+def test_dask_workers_start_no_decoders(tmp_path):
+    text = "big: {extends: shapes, runner: {kind: dask, num_workers: 2}, embed: {workers: 2}}\n"
+    assert "big.embed.workers must be 0 with runner.kind dask" in refused(tmp_path, text)
+
+
 def test_yaml_that_cannot_be_read_is_one_line(tmp_path):
     message = refused(tmp_path, "big: [")
     assert message.startswith("pipelines.yaml cannot be read") and "\n" not in message

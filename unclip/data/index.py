@@ -7,9 +7,11 @@ as many. The result depends on the parts alone, never on what was kept. N rows, 
 """
 
 import json
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unclip.data.config import IndexConfig
-from unclip.data.digests import known_digest
+from unclip.data.digests import file_digest, known_digest
 from unclip.data.index_codes import drift, encode_part, merge_codes, open_index, write_probes
 from unclip.data.index_lists import Kind, empty_index, kind_of, learn_lists, load_lists, save_lists
 from unclip.data.index_recall import (
@@ -48,6 +50,10 @@ Keep = Callable[[str, Inputs, dict[str, Any], Callable[[Path], None]], Path]
 """The folder of a kind made from these inputs with these settings: found, or filled by the function and kept."""
 
 
+class LowRecall(ValueError):
+    """An index that does not find what it should."""
+
+
 def write_index(
     config: IndexConfig, parts: Sequence[Path], digests: Sequence[str], out: Path, seed: int, keep: Keep | None = None
 ) -> dict[str, Any]:
@@ -57,7 +63,7 @@ def write_index(
     codes and neighbours are found again; without it they are made and thrown away. Queries for the recall are texts of
     the table.
 
-    Raises: ValueError for an empty table, or when recall@10 stays below `min_recall`.
+    Raises: ValueError for an empty table; LowRecall when recall@10 stays below `min_recall`.
     """
     infos = check_agree(parts)
     counts = [info.num_rows for info in infos]
@@ -75,9 +81,9 @@ def write_index(
         write_probes(index, out)
         figures["num_probes"] = faiss.extract_index_ivf(index).nprobe
     if recall[10] < config.min_recall:
-        raise ValueError(
-            f"recall@10 is {recall[10]:.4f}, below min_recall {config.min_recall}: num_probes must be more"
-        )
+        found = f"recall@10 is {recall[10]:.4f}, below min_recall {config.min_recall}"
+        mend = "num_probes must be more" if config.num_probes else "all lists were searched: kind 'flat' is exact"
+        raise LowRecall(f"{found}: {mend}")
     figures |= {"rows": sum(counts), "recall_at_1": recall[1], "recall_at_10": recall[10]}
     write_keys(parts, out / "keys.parquet")
     (out / "index.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
@@ -98,7 +104,7 @@ class Builder:
     ) -> None:
         self.config, self.parts, self.counts, self.digests = config, parts, counts, digests
         self.seed, self.keep = seed, keep
-        self.first = 1 << (len(parts).bit_length() - 1)  # parts: the largest power of two of them
+        self.first, self.why = first_parts(counts)
 
     def write(self, out: Path) -> dict[str, Any]:
         """Write the index without probes chosen; its kind and why, and what it was learned from and why."""
@@ -108,14 +114,19 @@ class Builder:
             self.write_flat(out)
             return {"kind": kind.name, "factory": kind.factory, "reason": kind.reason}
         learned, encoded = self.encoded(kind, first)
-        drifted, why = drift(encoded, first), "the largest power of two of them"
+        drifted, why = drift(encoded, first), self.why
         if drifted is not None and drifted > MAX_DRIFT:
             why = f"parts after the first {first} are {drifted:.2f} times as far from its lists, above {MAX_DRIFT}"
             first = len(self.parts)
             kind = self.kind(first)
             learned, encoded = self.encoded(kind, first)
         merge_codes(faiss.read_index(str(learned / "empty.faiss")), encoded, out)
-        figures = {"kind": kind.name, "factory": kind.factory, "reason": kind.reason, "drift": drifted}
+        figures = {
+            "kind": kind.name,
+            "factory": kind.factory,
+            "reason": kind.reason,
+            "drift": None if drifted == math.inf else drifted,
+        }
         return figures | {"num_lists": kind.num_lists, "learned_from_parts": first, "learned_from_because": why}
 
     def asked(self, is_small: bool) -> tuple[Floats, Nearest]:
@@ -157,10 +168,11 @@ class Builder:
         settings = {"factory": kind.factory, "train_rows": self.config.train_rows, "seed": self.seed}
         parts: Inputs = {"embed": tuple(self.digests[:first])}
         learned = self.keep("index_lists", parts, settings, lambda folder: self.learn(kind, first, folder))
+        bytes_learned = {path.name: file_digest(path) for path in learned.iterdir() if path.name != "manifest.json"}
         lists, index = load_lists(learned), faiss.read_index(str(learned / "empty.faiss"))
         codes = []
         for part, digest in zip(self.parts, self.digests, strict=True):
-            made: Inputs = {"lists": (digest_of([parts, settings]),), "embed": (digest,)}
+            made: Inputs = {"lists": (digest_of(bytes_learned),), "embed": (digest,)}
             fill = partial(encode_part, index, lists, part)
             codes.append(self.keep("index_codes", made, {}, fill))
         return learned, codes
@@ -180,6 +192,14 @@ class Builder:
         faiss.write_index(empty_index(kind, lists, sample), str(folder / "empty.faiss"))
 
 
+def first_parts(counts: Sequence[int]) -> tuple[int, str]:
+    """From how many parts to learn, and why: the largest power of two of them, if these have rows enough."""
+    first = 1 << (len(counts).bit_length() - 1)
+    if 4 * sum(counts[:first]) < sum(counts):
+        return len(counts), f"the first {first} parts hold less than a quarter of the rows"
+    return first, "the largest power of two of them"
+
+
 def write_nearest(queries: Floats, part: Path, folder: Path) -> None:
     """Write the cosines and places of the rows of a part that are nearest to the queries."""
     cosines, places = nearest_in(vectors_of(part, "image_embedding"), queries, NUM_RIVALS)
@@ -190,9 +210,9 @@ def write_nearest(queries: Floats, part: Path, folder: Path) -> None:
 def grow_index(config: IndexConfig, parts: Sequence[Path], out: Path, seed: int) -> dict[str, Any]:
     """`write_index` where the codes of parts that `out` had before cost nothing: `out/index_pieces` keeps them.
 
-    Pieces of parts that are gone, or of lists learned anew, are removed.
+    Pieces of parts that are gone, or of lists learned anew, are removed. Where no lists reach the recall it is exact.
 
-    Raises: ValueError as `write_index`.
+    Raises: ValueError for an empty table.
     """
     root, used = out / "index_pieces", set[str]()
     kept = kept_in(root)
@@ -202,7 +222,12 @@ def grow_index(config: IndexConfig, parts: Sequence[Path], out: Path, seed: int)
         used.add(folder.name)
         return folder
 
-    figures = write_index(config, parts, [known_digest(part) for part in parts], out, seed, keep)
+    digests = [known_digest(part) for part in parts]
+    try:
+        figures = write_index(config, parts, digests, out, seed, keep)
+    except LowRecall as error:
+        figures = write_index(replace(config, kind="flat", num_probes=None), parts, digests, out, seed, keep)
+        figures["reason"] = str(error)
     for folder in root.glob("*"):
         if folder.name not in used:
             shutil.rmtree(folder)
@@ -221,7 +246,11 @@ def kept_in(root: Path) -> Keep:
                 whole = Path(name) / "folder"
                 whole.mkdir()
                 fill(whole)
-                whole.rename(folder)
+                try:
+                    whole.rename(folder)
+                except OSError:
+                    if not folder.exists():  # else another process made the same meanwhile
+                        raise
         return folder
 
     return keep

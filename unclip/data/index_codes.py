@@ -5,6 +5,7 @@ encoded in any order, at any time, make the file that one pass over the table wo
 """
 
 import json
+import math
 import mmap
 import os
 from collections.abc import Sequence
@@ -46,13 +47,15 @@ def rotated(index: Any, vectors: Any) -> Any:
 def drift(encoded: Sequence[Path], num_learned: int) -> float | None:
     """How much farther from their centroids the rows of parts after the first `num_learned` are than those of these.
 
-    1 is as far. None where there are no such parts.
+    1 is as far; infinite where the first have no distance at all and the others do. None where there are no such parts.
     """
     spreads = [json.loads((folder / "spread.json").read_text()) for folder in encoded]
     rows, apart = (np.array([spread[name] for spread in spreads]) for name in ("rows", "apart"))
     before, after = slice(0, num_learned), slice(num_learned, None)
-    if not rows[after].sum() or not apart[before].sum():
+    if not rows[after].sum():
         return None
+    if not apart[before].sum():
+        return math.inf if apart[after].sum() else 1.0
     return float(apart[after].sum() / rows[after].sum() / (apart[before].sum() / rows[before].sum()))
 
 

@@ -15,9 +15,12 @@ from typing import Any
 
 from unclip.data.config import FolderConfig, RetryConfig, ShapesConfig, ShardsConfig, UrlsConfig
 from unclip.data.digests import known_digest
+from unclip.recipe import digest_of
 
 SourceConfig = ShapesConfig | FolderConfig | ShardsConfig | UrlsConfig | RetryConfig
 ALL = slice(None)
+HEAD_FILES = ("head.json", "head.safetensors")  # of `aesthetic.head`
+EVALUATION_FILES = ("**/*.parquet",)  # of `select.evaluation`
 BRACES = re.compile(r"\{([^{}]+)\}")
 
 
@@ -46,6 +49,25 @@ def require_unchanged(config: SourceConfig, shard: int, planned: dict[str, Any])
     """Raises: ValueError when a shard of the source is no longer what the plan saw."""
     if shard_recipes(config, slice(shard, shard + 1)) != [planned]:
         raise ValueError(f"source: shard {shard} changed while it was being read: run again")
+
+
+def folder_digest(folder: Path, setting: str, patterns: tuple[str, ...]) -> str:
+    """One digest of the files of a folder that the patterns name: their bytes count, not the folder's place.
+
+    Raises:
+        ValueError: there are none.
+    """
+    found = [sorted(folder.glob(pattern)) for pattern in patterns]
+    if not all(found):
+        raise ValueError(f"{setting} must be a folder with {' and '.join(patterns)}, got '{folder}'")
+    paths = (path for some in found for path in some)
+    return digest_of({path.relative_to(folder).as_posix(): known_digest(path) for path in paths})
+
+
+def require_same_folder(folder: str, setting: str, patterns: tuple[str, ...], planned: str) -> None:
+    """Raises: ValueError when the files of a folder that a setting names are no longer those that the plan saw."""
+    if folder_digest(Path(folder), setting, patterns) != planned:
+        raise ValueError(f"{setting}: {folder} changed while it was being read: run again")
 
 
 def shapes_recipes(config: ShapesConfig) -> list[dict[str, Any]]:

@@ -196,3 +196,25 @@ def test_a_setting_without_effect_is_refused():
         IndexConfig(kind="ivf", code_bytes=8)
     with pytest.raises(ValueError, match="num_lists must be null with kind 'flat', got 8"):
         IndexConfig(kind="flat", num_lists=8)
+
+
+def test_first_parts_without_rows_are_not_learned_from(tmp_path):
+    figures = indexed(tmp_path / "out", parts(tmp_path / "parts", (0, 1, 1500)), **LISTS)
+    assert figures["learned_from_parts"] == 3 and "less than a quarter" in figures["learned_from_because"]
+
+
+def test_codes_are_made_again_for_other_lists(tmp_path):
+    paths, keep = parts(tmp_path / "parts", (700, 300)), kept_in(tmp_path / "kept")
+    indexed(tmp_path / "one", paths, keep, **LISTS)
+    lists = next((tmp_path / "kept").glob("index_lists-*"))
+    lists.joinpath("note").write_text("as if they had been learned otherwise")
+    codes = set((tmp_path / "kept").glob("index_codes-*"))
+    indexed(tmp_path / "other", paths, keep, **LISTS)
+    assert len(set((tmp_path / "kept").glob("index_codes-*")) - codes) == 2
+
+
+def test_a_folder_whose_lists_miss_too_much_gets_an_exact_index(tmp_path):
+    paths = parts(tmp_path / "parts", (700, 300))
+    (tmp_path / "out").mkdir()
+    figures = grow_index(IndexConfig(kind="ivf", num_probes=1, min_recall=1.0), paths, tmp_path / "out", 0)
+    assert figures["kind"] == "flat" and "below min_recall" in figures["reason"] and figures["recall_at_10"] == 1
