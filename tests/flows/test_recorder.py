@@ -45,7 +45,7 @@ def test_a_stage_that_was_stopped_has_not_failed(error, count, tmp_path, monkeyp
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(execution, "_artifacts", fail)
+    monkeypatch.setattr(execution, "_make", fail)
     with pytest.raises(type(error)):
         execution.build(STAGES[0])
     assert len(watcher.failures) == count
