@@ -120,7 +120,7 @@ def _jsonl_records(path: Path, url: str, caption: str, place: Place) -> Iterator
 def _parquet_records(path: Path, url: str, caption: str, place: Place) -> Iterator[Record]:
     try:
         yield from _row_groups(path, url, caption, place)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of column names that are no text
         raise ValueError(f"{path} is not Parquet: {' '.join(str(error).split())}") from error
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from unclip.data.config import DownloadConfig, UrlsConfig
@@ -206,6 +206,7 @@ def broken_list(tmp_path_factory):
     return folder / "list"
 
 
+@example("parquet", 1048572, b"\x80", False)  # a column's name
 @given(st.sampled_from(["csv", "jsonl", "parquet"]), st.integers(0, 2**32), st.binary(max_size=9), st.booleans())
 def test_a_damaged_list_is_rows_or_one_clear_error(broken_list, suffix, where, junk, cuts):
     whole = LISTS.get(suffix) or broken_list.with_name("whole.parquet").read_bytes()
