@@ -30,6 +30,7 @@ from unclip.data.originals import Refused, take_picture
 from unclip.data.rows import read_rows
 from unclip.data.shards import ShardReader
 from unclip.data.urls import REFUSALS, write_pairs
+from unclip.launch import Stopped
 from unclip.recipe import NEUTRAL_MODULES, code_modules
 
 GOOD = ["plain.jpg", "plain.png", "wide.png", "sideways.jpg", "grey16.png"]
@@ -233,11 +234,13 @@ def test_at_the_deadline_the_rest_is_refused(tmp_path, server):
     assert (row.status, row.detail) == ("unfinished", "download.deadline_s was reached first")
 
 
-@pytest.mark.parametrize(("least", "error", "stays"), [(0, KeyboardInterrupt, True), (1, ValueError, False)])
+@pytest.mark.parametrize(
+    ("least", "error", "stays"), [(0, KeyboardInterrupt, True), (0, Stopped, True), (1, ValueError, False)]
+)
 def test_an_interrupted_download_goes_on_and_a_failed_one_starts_afresh(tmp_path, least, error, stays):
     def interrupt(done, total):
         if not least:
-            raise KeyboardInterrupt
+            raise error
 
     (tmp_path / "work" / "staging").mkdir(parents=True)
     with pytest.raises(error):
