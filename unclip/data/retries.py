@@ -2,7 +2,7 @@
 
 `unclip retry` writes a file a shard: its pairs, the shard where each was refused, how it is to be fetched, and by what
 the refusal is known. A row is fetched only while its refusal stands: once the shard it came from is another (the list,
-the settings or the code changed), that shard is fetched again as a whole, and this row with it.
+the settings or the code changed, or it was removed), that shard is fetched again as a whole, and this row with it.
 """
 
 import hashlib
@@ -43,7 +43,7 @@ class Retry:
     settings: dict[str, Any]
     origins: dict[int, Origin]
 
-    def standing(self, tokens: Mapping[int, str]) -> tuple[int, ...]:
+    def standing(self, tokens: Mapping[int, str | None]) -> tuple[int, ...]:
         """The shards whose refusals stand, given what each shard's is known by now."""
         return tuple(shard for shard, origin in self.origins.items() if tokens.get(shard) == origin.token)
 
