@@ -68,8 +68,8 @@ def found_download(graph: "Graph", source: dict[str, Any], download: DownloadCon
     pairs = graph.store.find(stage.name, Recipe(stage=stage.name, config=source, inputs={}, code=code, seed=seed).key)
     if pairs is None:
         return None
-    config, inputs = dict(recipe_config(download)), {stage.name: (pairs.digest,)}
-    recipe = Recipe(stage=fetching.name, config=config, inputs=inputs, code=graph.code_of(fetching), seed=seed)
+    config, code = dict(recipe_config(download)), graph.code_of(fetching)
+    recipe = Recipe(stage=fetching.name, config=config, inputs={stage.name: (pairs.digest,)}, code=code, seed=seed)
     return graph.store.find(fetching.name, recipe.key)
 
 
