@@ -28,7 +28,7 @@ def newest_losses(store: Store, name: str) -> tuple[list[Step], "Losses"]:
         shards = found["download"] or found["source"]
         if found["filter"] and shards:
             dropped = {stage: found[stage][0].path / "dropped.parquet" for stage in STAGES if found[stage]}
-            losses = Losses(source=shards[0].kind, shards=[a.path for a in shards], dropped=dropped)
+            losses = Losses.of(shards, dropped)
             return read_funnel((found["select"] or found["filter"])[0].path / "funnel.json"), losses
     raise ValueError(
         f"{store.root} holds no filter of pipeline '{name}': make it with `unclip run {name} --until filter` "

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from unclip.artifact import Artifact
 from unclip.data.config import DownloadConfig, RetryConfig
-from unclip.recipe import digest_of, recipe_config
+from unclip.recipe import Recipe, digest_of, recipe_config
 
 if TYPE_CHECKING:
     from flows.graph import Graph
@@ -48,27 +48,34 @@ def standing_retries(graph: "Graph") -> list[RetryShard]:
         return []
     from unclip.data.retries import read_retries, retry_recipe
 
-    code, found = download_code(graph), []
-    tokens = {number: token(recipe, download, code) for number, recipe in enumerate(graph.sources)}
+    tokens = {n: token(found_download(graph, recipe, download)) for n, recipe in enumerate(graph.sources)}
+    found = []
     for retry in read_retries(retry_folder(graph)):
         origins = retry.standing(tokens)
         if not origins:
             continue
         recipe = retry_recipe(RetryConfig(path=str(retry.path), origins=origins))
         settings = replaced(download, retry.settings)
-        tokens[retry.shard] = token(recipe, settings, code)
+        tokens[retry.shard] = token(found_download(graph, recipe, settings))
         found.append(RetryShard(retry=retry, origins=origins, recipe=recipe, download=settings))
     return found
 
 
-def download_code(graph: "Graph") -> str:
-    """The digest of the download's code."""
-    return graph.code_of(next(stage for stage in graph.stages() if stage.name == "download"))
+def found_download(graph: "Graph", source: dict[str, Any], download: DownloadConfig) -> Artifact | None:
+    """What was fetched of a shard, given what decides its pairs, and how they are fetched; None if it is not there."""
+    stage, fetching = graph.stages()[:2]
+    code, seed = graph.code_of(stage), graph.pipeline.seed
+    pairs = graph.store.find(stage.name, Recipe(stage=stage.name, config=source, inputs={}, code=code, seed=seed).key)
+    if pairs is None:
+        return None
+    config, code = dict(recipe_config(download)), graph.code_of(fetching)
+    recipe = Recipe(stage=fetching.name, config=config, inputs={stage.name: (pairs.digest,)}, code=code, seed=seed)
+    return graph.store.find(fetching.name, recipe.key)
 
 
-def token(recipe: dict[str, Any], download: DownloadConfig, code: str) -> str:
-    """What a shard's refusals are known by: all that decides them but the network's mood."""
-    return digest_of([recipe, recipe_config(download), code])
+def token(fetched: Artifact | None) -> str | None:
+    """What a shard's refusals are known by: what decides them, and what came; None where nothing did."""
+    return None if fetched is None else digest_of([fetched.key, fetched.digest])
 
 
 def replaced(download: DownloadConfig, settings: dict[str, Any]) -> DownloadConfig:
@@ -101,8 +108,9 @@ def add_retries(graph: "Graph", statuses: Iterable[str], settings: dict[str, Any
     download = graph.pipeline.download
     assert download is not None
     replaced(download, LENIENT | settings)  # refused here, not when it is run
-    tokens = tokens_of(graph)
-    parts = {number: artifact.path / "rows.parquet" for number, artifact in zip(tokens, artifacts, strict=True)}
+    numbers = [*range(graph.num_listed), *(one.retry.shard for one in graph.retries)]
+    tokens = {number: str(token(artifact)) for number, artifact in zip(numbers, artifacts, strict=True)}
+    parts = {number: artifact.path / "rows.parquet" for number, artifact in zip(numbers, artifacts, strict=True)}
     rows, shards, counts = refused_rows(parts, wanted), list[int](), Counter[str]()
     while chunk := list(islice(rows, graph.pipeline.source.only.shard_size)):  # type: ignore[union-attr]
         shards.append(write_retry(retry_folder(graph), chunk, tokens, LENIENT | settings).shard)
@@ -113,14 +121,6 @@ def add_retries(graph: "Graph", statuses: Iterable[str], settings: dict[str, Any
 def _matches(status: str, given: str) -> bool:
     """Whether a status is the one given; `http_5xx` is all of its kind."""
     return status == given or (given.endswith("xx") and status.startswith(given.removesuffix("xx")))
-
-
-def tokens_of(graph: "Graph") -> dict[int, str]:
-    """What each shard's refusals are known by, by its number, in the order of the graph."""
-    download, code = graph.pipeline.download, download_code(graph)
-    assert download is not None
-    listed = {n: token(recipe, download, code) for n, recipe in enumerate(graph.sources[: graph.num_listed])}
-    return listed | {r.retry.shard: token(r.recipe, r.download, code) for r in graph.retries}
 
 
 def fetched(graph: "Graph") -> tuple[Artifact, ...]:

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 from tasks.context import Context
 from unclip.data.filters import filter_rows
-from unclip.data.funnel import Step, source_steps
+from unclip.data.funnel import Step, asked_again, source_steps
 from unclip.data.rows import OK
 from unclip.data.scores import read_scores
 
@@ -24,9 +24,10 @@ def build(ctx: Context) -> dict[str, Any]:
 
 
 def refused_steps(ctx: Context) -> list[Step]:
-    """What the source, or the download, refused."""
+    """What the source, or the download, refused in the end: a row that was asked again counts for its last fate."""
     fates: Counter[str] = Counter()
     for artifact in ctx.inputs["shards"]:
         status = pq.read_table(artifact.path / "rows.parquet", columns=["status"])["status"]
         fates.update({entry["values"]: entry["counts"] for entry in pc.value_counts(status).to_pylist()})
-    return source_steps(ctx.inputs["shards"][0].kind, fates, OK)
+        fates.subtract(asked_again(artifact))
+    return source_steps(ctx.inputs["shards"][0].kind, +fates, OK)

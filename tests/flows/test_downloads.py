@@ -13,8 +13,11 @@ from flows.downloads import downloads, fates_table, summary
 from flows.execute import Execution
 from flows.graph import open_graph
 from flows.retries import add_retries, fetched
+from tasks.context import Context
+from tasks.filter import refused_steps
 from tests.unclip.data import web_server as web
 from tests.unclip.data.data_fixtures import needs_tool
+from unclip.data.dropped import Losses
 from unclip.data.gate import TooFewSuccesses
 from unclip.data.rows import read_rows
 
@@ -86,6 +89,30 @@ def test_refused_rows_come_back_as_a_further_shard_with_their_sample_ids(site):
     changed = site.graph()
     assert [shard.origins for shard in changed.retries] == [(0,)] and downloads(changed).void_retries == 1
     assert len(changed.sources) == 3 and changed.sources[0] == again.sources[0]
+
+
+def test_a_row_that_was_asked_again_is_lost_once_or_not_at_all(site):
+    graph, _ = site.run()
+    add_retries(graph, ["http_5xx", "http_429"], {})
+    shards = fetched(site.run()[0])
+    ctx = Context(stage="filter", config=None, inputs={"shards": shards}, out=site.folder, seed=0, shard=None)
+    steps, losses = refused_steps(ctx), Losses.of(shards, {})
+    kept = sum(artifact.manifest()["metrics"]["kept"] for artifact in shards)
+    assert (steps[0].rows_in, sum(step.dropped for step in steps), kept) == (6, 2, 4)
+    assert Counter(row.reason for row in losses.rows()) == {step.reason: step.dropped for step in steps}
+    assert [row.caption for row in losses.rows("http_429")] == ["status-429"]
+
+
+def test_a_retry_stands_only_for_what_was_fetched_then(site):
+    graph, _ = site.run()
+    first = fetched(graph)[0]
+    add_retries(graph, ["http_5xx"], {})
+    assert [one.origins for one in site.graph().retries] == [(0,)]
+    shutil.rmtree(first.path)
+    assert site.graph().retries == []  # its rows are asked with their shard
+    again, _ = site.run()  # and this time busy.jpg comes
+    assert fetched(again)[0].key == first.key and fetched(again)[0].digest != first.digest
+    assert site.graph().retries == [] and downloads(site.graph()).rows == 6
 
 
 @pytest.fixture(scope="module")

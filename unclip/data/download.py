@@ -23,6 +23,7 @@ from unclip.data.originals import Refused, take_picture
 from unclip.data.rows import Row, refusals, write_rows
 from unclip.data.shards import Sample, row_of, sample_key, write_in_order
 from unclip.data.urls import refused_before
+from unclip.launch import Stopped
 from unclip.store import WORK, write_atomically
 
 FAILED = "failed.json"  # in the work folder: the counts of a shard that too few rows of came
@@ -42,6 +43,8 @@ def download(pairs: Path, shard: int, config: DownloadConfig, out: Path, progres
     failed.unlink(missing_ok=True)
     try:
         return _download(pairs, shard, config, out, progress)
+    except Stopped:  # on request: the next run goes on from what came
+        raise
     except Exception as error:  # raised again: else its failures would be the next run's too
         shutil.rmtree(out / WORK / "staging", ignore_errors=True)
         if isinstance(error, TooFewSuccesses):

@@ -10,7 +10,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from unclip.artifact import Artifact
+from unclip.data.funnel import asked_again
 from unclip.data.rows import OK
+from unclip.data.urls import REFUSALS
 
 BATCH_ROWS = 10_000
 FOREIGN = "evaluation_"  # what a reason begins with that names a row of another evaluation set
@@ -53,6 +56,13 @@ class Losses:
     source: str  # the stage that made the shards
     shards: Sequence[Path]
     dropped: Mapping[str, Path]  # by stage
+    num_retries: int = 0  # of the shards, how many at the end hold rows of those before, asked again
+
+    @classmethod
+    def of(cls, shards: Sequence[Artifact], dropped: Mapping[str, Path]) -> "Losses":
+        """The losses of these shards and stages."""
+        source, num_retries = shards[0].kind if shards else "source", sum(bool(asked_again(one)) for one in shards)
+        return cls(source=source, shards=[one.path for one in shards], dropped=dropped, num_retries=num_retries)
 
     def rows(self, reason: str | None = None) -> Iterator[Dropped]:
         """Every lost row, or those lost for one reason: of the source by shard, then of each stage by key."""
@@ -67,14 +77,25 @@ class Losses:
 
     def _lost(self, reason: str | None) -> Iterator[Dropped]:
         """The rows without what only the source's own table says: file and caption."""
+        last = self._last_shards()
         for number, folder in enumerate(self.shards):
-            table = pq.read_table(folder / "rows.parquet", columns=["url", "caption", "status", "detail"])
+            table = pq.read_table(folder / "rows.parquet", columns=["url", "caption", "status", "detail", "sample_id"])
             for row in of_reason(table.filter(pc.not_equal(table["status"], OK)), "status", reason).to_pylist():
+                if row["status"] not in REFUSALS and last.get(row["sample_id"], number) != number:
+                    continue
                 why = {"reason": row["status"], "detail": row["detail"], "file": row["url"], "caption": row["caption"]}
                 yield Dropped(stage=self.source, shard=number, key=None, **why)
         for stage, path in self.dropped.items():
             for batch in of_reason(pq.read_table(path), "reason", reason).to_batches(BATCH_ROWS):
                 yield from (Dropped(stage=stage, file=None, caption="", **row) for row in batch.to_pylist())
+
+    def _last_shards(self) -> dict[bytes, int]:
+        """The last shard of each row that was asked again: only its fate there counts."""
+        last: dict[bytes, int] = {}
+        for number in range(len(self.shards) - self.num_retries, len(self.shards)):
+            ids = pq.read_table(self.shards[number] / "rows.parquet", columns=["sample_id"])["sample_id"]
+            last |= dict.fromkeys(ids.to_pylist(), number)
+        return last
 
     def _named(self, rows: Iterable[Dropped], near: set[str]) -> Iterator[Dropped]:
         """The rows with their files and captions, and with the files of those they were near to."""

@@ -35,6 +35,9 @@ TIMEOUT = "timed out"
 TRUNCATED = "truncated"
 PROTOCOL = "not HTTP"
 NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # IPv4 addresses as a gateway of an IPv6 network has them
+NOT_PUBLIC = [  # and what `is_global` lets through: IPv4 in old spellings, and a network's own gateways
+    ipaddress.ip_network(text) for text in ("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "192.0.0.0/24")
+]
 MARK_BYTES = 400  # of a line: written at once, so that lines of several processes do not mix
 
 
@@ -168,13 +171,17 @@ class Fetcher:
 
 def is_private_host(host: str) -> bool:
     """Whether a host is known as private by its spelling; names are judged by their address when connected to."""
+    host = host.rstrip(".").lower()
     if host == "localhost" or host.endswith((".localhost", ".local", ".internal")):
         return True
+    address = host
+    if re.fullmatch("[0-9a-fx.]+", host):
+        with contextlib.suppress(OSError):  # a name
+            address = socket.inet_ntoa(socket.inet_aton(host))  # 127.1, 2130706433, 0x7f.1
     try:
-        ipaddress.ip_address(host)
+        return not is_public(address)
     except ValueError:
         return False
-    return not is_public(host)
 
 
 def is_public(address: str) -> bool:
@@ -182,7 +189,11 @@ def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv6Address):
         translated = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF) if ip in NAT64 else None
+        if ip.is_site_local:
+            return False
         ip = ip.ipv4_mapped or ip.sixtofour or translated or ip
+    if any(ip in network for network in NOT_PUBLIC):
+        return False
     return ip.is_global and not ip.is_multicast
 
 

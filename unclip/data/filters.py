@@ -5,6 +5,7 @@ about 80 bytes stay, for duplicates are looked for among all of them. Of rows th
 policy names no other: there the order of the shards decides, and nowhere else.
 """
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -40,12 +41,16 @@ class Facts:
     def of(cls, table: pa.Table) -> "Facts":
         """The facts of a shard's scores."""
         digests, groups = table["pixel_digest"].to_pylist(), table["group"].to_pylist()
+        hashes = table["perceptual_hash"].to_numpy().copy()
+        for row in np.flatnonzero(table["status"].to_numpy() != OK).tolist():  # it shows what no other row does
+            digests[row] = hashlib.sha256(table["key"][row].as_py().encode()).digest()
+            hashes[row] = int.from_bytes(digests[row][-8:], "big")
         places = [place_of(d if g is None else g.encode()) for d, g in zip(digests, groups, strict=True)]
         named = [SPLITS.index(name) if name in SPLITS else -1 for name in table["split"].to_pylist()]
         width, height = table["width"].to_numpy(), table["height"].to_numpy()
         return cls(
             digest=np.frombuffer(b"".join(d[:16] for d in digests), np.uint64).reshape(-1, 2),
-            hash=table["perceptual_hash"].to_numpy(),
+            hash=hashes,
             caption=np.array([number_of(caption) for caption in table["caption"].to_pylist()], np.uint64),
             group=np.array([0 if g is None else number_of(g) for g in groups], np.uint64),
             place=np.array(places, np.uint64),

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from unclip.artifact import Artifact
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -37,6 +39,12 @@ def source_steps(stage: str, fates: Mapping[str, int], kept: str) -> list[Step]:
             steps.append(Step(stage=stage, reason=reason, rows_in=left, dropped=count))
             left -= count
     return steps
+
+
+def asked_again(shard: Artifact) -> dict[str, int]:
+    """The rows of a shard that an earlier shard refused, by why; none but of a retry of a download."""
+    found: dict[str, int] = shard.manifest()["metrics"].get("asked_again", {}) if shard.kind == "download" else {}
+    return found
 
 
 def write_funnel(path: Path, steps: Iterable[Step]) -> None:

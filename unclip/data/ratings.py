@@ -36,7 +36,7 @@ def read_rated(path: Path, dump: Path) -> Rated:
     info, images, means, known = check_agree(parts)[0], [], [], set[str]()
     for part in parts:
         names = list(names_of(part, column))
-        rows = [row for row, name in enumerate(names) if name in ratings and name not in known]
+        rows = [row for row, name in enumerate(names) if name and name in ratings and name not in known]
         rows = list({names[row]: row for row in reversed(rows)}.values())[::-1]  # the first of a name
         known |= {names[row] for row in rows}
         means += [float(np.mean(ratings[names[row]])) for row in rows]
@@ -71,7 +71,10 @@ def _ratings_in(path: Path, reader: "csv.DictReader[str]") -> tuple[str, dict[st
             rating = math.nan
         if not math.isfinite(rating):
             raise ValueError(f"{path}:{reader.line_num}: rating must be a number, got {row['rating']!r}")
-        ratings.setdefault((row[column] or "").strip(), []).append(rating)
+        name = (row[column] or "").strip()
+        if not name:
+            raise ValueError(f"{path}:{reader.line_num}: {column} must name an image, got none")
+        ratings.setdefault(name, []).append(rating)
     return column, ratings
 
 

@@ -2,7 +2,7 @@
 
 `unclip retry` writes a file a shard: its pairs, the shard where each was refused, how it is to be fetched, and by what
 the refusal is known. A row is fetched only while its refusal stands: once the shard it came from is another (the list,
-the settings or the code changed), that shard is fetched again as a whole, and this row with it.
+the settings or the code changed, or it was removed), that shard is fetched again as a whole, and this row with it.
 """
 
 import hashlib
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -43,7 +44,7 @@ class Retry:
     settings: dict[str, Any]
     origins: dict[int, Origin]
 
-    def standing(self, tokens: Mapping[int, str]) -> tuple[int, ...]:
+    def standing(self, tokens: Mapping[int, str | None]) -> tuple[int, ...]:
         """The shards whose refusals stand, given what each shard's is known by now."""
         return tuple(shard for shard, origin in self.origins.items() if tokens.get(shard) == origin.token)
 
@@ -102,7 +103,6 @@ def write_retry(
 ) -> Retry:
     """One further shard of the folder, of (shard, row) as `refused_rows` gives them; complete once it is there."""
     folder.mkdir(parents=True, exist_ok=True)
-    number = max((retry.shard for retry in read_retries(folder)), default=FIRST - 1) + 1
     origins, by_shard = {}, dict[int, list[dict[str, Any]]]()
     for shard, row in rows:
         by_shard.setdefault(shard, []).append(row)
@@ -112,7 +112,22 @@ def write_retry(
     pairs = [{**row, "refused": None, "detail": "", "origin": origin} for origin, row in rows]
     schema = PAIRS_SCHEMA.append(pa.field("origin", pa.int32(), nullable=False))
     about = json.dumps({"settings": settings, "origins": origins})
-    path, aside = folder / f"{number}.parquet", folder / f".{number}"
-    pq.write_table(pa.Table.from_pylist(pairs, schema).replace_schema_metadata({ABOUT: about}), aside)
-    os.replace(aside, path)
-    return Retry(path=path, shard=number, settings=settings, origins=origins)
+    aside = folder / f".{uuid4().hex}"
+    try:
+        pq.write_table(pa.Table.from_pylist(pairs, schema).replace_schema_metadata({ABOUT: about}), aside)
+        path = _link(aside, folder)
+    finally:
+        aside.unlink(missing_ok=True)
+    return Retry(path=path, shard=int(path.stem), settings=settings, origins=origins)
+
+
+def _link(whole: Path, folder: Path) -> Path:
+    """The file under the first number of the folder that nobody has taken, whoever else writes there."""
+    number = max((int(path.stem) for path in folder.glob("*.parquet")), default=FIRST - 1) + 1
+    while True:
+        try:
+            os.link(whole, path := folder / f"{number}.parquet")
+        except FileExistsError:
+            number += 1
+        else:
+            return path

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import struct
 import tarfile
 from collections.abc import Iterable, Mapping
@@ -21,6 +22,7 @@ IMAGE_EXTENSIONS = ("png", "jpg", "jpeg", "webp")
 MAX_ROWS = 99_999  # five digits of a key
 BLOCK = 512  # bytes of a tar block
 PLAIN_HEADER = struct.Struct("100s24x12s12x8sc100x6s82x155s12x")  # name, size, checksum, kind, magic, prefix
+OCTAL = re.compile(rb"[0-7]+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +135,7 @@ def plain_member(header: bytes, offset: int) -> Member | None:
         return None
     name, size, checksum, kind, magic, prefix = PLAIN_HEADER.unpack(header)
     digits = size[:11] + checksum[:6]
-    if magic != b"ustar\0" or kind != tarfile.REGTYPE or prefix[0] or not digits.isdigit() or not name.isascii():
+    if magic != b"ustar\0" or kind != tarfile.REGTYPE or prefix[0] or not OCTAL.fullmatch(digits) or not name.isascii():
         return None
     if int(checksum[:6], 8) != sum(header) - sum(checksum) + 8 * ord(" "):
         return None

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 BATCH_ROWS = 2_000  # of a Parquet file that are in memory at once
 BUFFER_BYTES = 1 << 20  # of each column, so that a large row group is not read whole
+MAX_CELL_CHARS = 1 << 24  # of a CSV: where a quote is left open, the rest of the list is one cell
 BOM = b"\xef\xbb\xbf"
 
 
@@ -72,6 +73,7 @@ def read_records(path: Path, url: str, caption: str, place: Place | None = None)
 
 
 def _csv_records(path: Path, url: str, caption: str, place: Place) -> Iterator[Record]:
+    csv.field_size_limit(max(MAX_CELL_CHARS, csv.field_size_limit()))  # of the whole process
     with Lines(path, Place()) as lines:
         try:
             names = next(csv.reader(lines, strict=True), [])
@@ -96,6 +98,7 @@ def _csv_records(path: Path, url: str, caption: str, place: Place) -> Iterator[R
 
 
 def _jsonl_records(path: Path, url: str, caption: str, place: Place) -> Iterator[Record]:
+    is_first = place.at == 0  # a later row without a column lacks its value, as in a CSV
     with Lines(path, place) as lines:
         while True:
             here = lines.place
@@ -113,8 +116,10 @@ def _jsonl_records(path: Path, url: str, caption: str, place: Place) -> Iterator
                 raise ValueError(f"{where} is not JSON that can be read: {error}") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{where} must be a JSON object, got {line.strip()[:40]}")
-            require_columns(where, list(row), url, caption)
-            yield Record(here, row[url], row[caption])
+            if is_first:
+                require_columns(where, list(row), url, caption)
+            is_first = False
+            yield Record(here, row.get(url), row.get(caption))
 
 
 def _parquet_records(path: Path, url: str, caption: str, place: Place) -> Iterator[Record]:

@@ -30,6 +30,7 @@ from unclip.data.web_address import normalise_url
 from unclip.recipe import code_digest, digest_of
 
 DUPLICATE = "duplicate"
+MAX_CAPTION_CHARS = 1 << 17  # rather the rest of a list than a caption
 REFUSALS = ("malformed", DUPLICATE, "blocked_domain", "blocked_url")  # before anything is fetched
 PAIRS_SCHEMA = pa.schema(
     [
@@ -180,6 +181,8 @@ def freeze_pair(url: Any, caption: Any, blocked: OptOuts) -> Pair:
         address = normalise_url(address)
         if not text:
             raise ValueError("no caption")
+        if len(text) > MAX_CAPTION_CHARS:
+            raise ValueError(f"caption of {len(text)} characters, more than {MAX_CAPTION_CHARS}")
     except ValueError as error:
         return Pair(address, text, sample_id(address, text), "malformed", str(error))
     refused, detail = (blocked.reason(address) if blocked else None) or (None, "")

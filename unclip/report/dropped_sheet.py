@@ -4,12 +4,15 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from unclip.data.dropped import Dropped, Losses
 from unclip.data.shards import ShardReader
 
 NUM_SHOWN = 16
+NUMBER_CHARS = 6  # of a key: unclip.data.shards.sample_key
 TILE_PX, GAP_PX, LINE_PX, NUM_LINES = 128, 10, 14, 3
 ROW_TILES = 8
 INK, SOFT, PAPER, EMPTY = (40, 44, 50), (110, 116, 124), (251, 250, 248), (228, 225, 218)
@@ -20,10 +23,10 @@ Finder = Callable[[str], Image.Image]  # the picture of a key; ValueError where 
 def write_sheets(losses: Losses, out: Path, seed: int = 0, reason: str | None = None) -> list[Path]:
     """Write one PNG a stage and reason into `out`, in the order of the funnel; their paths."""
     out.mkdir(parents=True, exist_ok=True)
-    paths = []
+    paths, find = [], picture_finder(losses.shards)
     for (stage, why), rows in losses.samples(NUM_SHOWN, seed, reason).items():
         paths.append(out / f"{stage}-{why}.png")
-        sheet = dropped_sheet(rows, picture_finder(losses.shards))
+        sheet = dropped_sheet(rows, find)
         sheet.quantize(256).save(paths[-1])  # a quarter of the bytes
     return paths
 
@@ -31,15 +34,29 @@ def write_sheets(losses: Losses, out: Path, seed: int = 0, reason: str | None = 
 def picture_finder(shards: Sequence[Path]) -> Finder:
     """Looks pictures up by key in the folders of the shards."""
 
+    @lru_cache(maxsize=1)
+    def folders() -> dict[str, Path]:
+        return {number: folder for folder in shards if (number := number_of(folder))}
+
     @lru_cache(maxsize=4)
-    def reader(shard: int) -> ShardReader:
-        return ShardReader(shards[shard] / "shard.tar")
+    def reader(folder: Path) -> ShardReader:
+        return ShardReader(folder / "shard.tar")
 
     def find(key: str) -> Image.Image:
-        shard = reader(int(key[:6]))  # unclip.data.shards.sample_key
+        folder = folders().get(key[:NUMBER_CHARS])
+        shard = reader(folder) if folder else None
+        if shard is None or key not in shard.keys:
+            raise ValueError(f"no picture: no shard holds {key}")
         return shard.image(shard.keys.index(key))
 
     return find
+
+
+def number_of(folder: Path) -> str | None:
+    """The number in a shard's own keys, which of rows that were asked again is not its place; None without a sample."""
+    keys = pq.read_table(folder / "rows.parquet", columns=["key"])["key"]
+    place: int = pc.index(pc.is_valid(keys), True).as_py()
+    return None if place < 0 else keys[place].as_py()[:NUMBER_CHARS]
 
 
 def dropped_sheet(rows: Sequence[Dropped], find: Finder) -> Image.Image:

@@ -39,7 +39,7 @@ def losses_of(record: PipelineRecord) -> Losses:
     shards = record.artifacts.get("shards", ())
     files = {stage: record.file(stage, "dropped.parquet") for stage in ("filter", "select")}
     dropped = {stage: path for stage, path in files.items() if path is not None}
-    return Losses(source=shards[0].kind if shards else "source", shards=[a.path for a in shards], dropped=dropped)
+    return Losses.of(shards, dropped)
 
 
 def step_cells(step: Step, rows: int) -> list[Cell]:

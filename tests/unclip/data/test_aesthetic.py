@@ -121,6 +121,7 @@ def test_ratings_find_their_images_by_file_or_key_and_several_are_averaged(tmp_p
     [
         ("picture", [("a", 1)], "must have the column rating and one of key, file, sha256; it has picture, rating"),
         ("file", [("a", 1), ("b", "good")], "ratings.csv:3: rating must be a number, got 'good'"),
+        ("file", [("a", 1), (" ", 2)], "ratings.csv:3: file must name an image, got none"),
         ("file", [("a", "nan")], "ratings.csv:2: rating must be a number"),
     ],
 )

@@ -30,6 +30,7 @@ from unclip.data.originals import Refused, take_picture
 from unclip.data.rows import read_rows
 from unclip.data.shards import ShardReader
 from unclip.data.urls import REFUSALS, write_pairs
+from unclip.launch import Stopped
 from unclip.recipe import NEUTRAL_MODULES, code_modules
 
 GOOD = ["plain.jpg", "plain.png", "wide.png", "sideways.jpg", "grey16.png"]
@@ -138,7 +139,11 @@ def test_only_what_may_pass_is_asked_for_again(fetched):
     assert (asked["/busy.jpg"], asked["/drip.jpg"], asked["/gone.jpg"], asked["/page.html"]) == (2, 2, 1, 1)
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1:80", "10.1.2.3", "localhost", "[::ffff:127.0.0.1]", "169.254.169.254"])
+PRIVATE = ["127.0.0.1:80", "10.1.2.3", "localhost", "[::ffff:127.0.0.1]", "169.254.169.254"]
+PRIVATE += ["localhost.", "LOCALHOST", "127.0.0.1.", "2130706433", "0x7f.1", "127.1", "0177.0.0.1"]
+
+
+@pytest.mark.parametrize("host", PRIVATE)
 def test_a_private_host_is_refused_before_fetching(host):
     pair = {"url": f"http://{host}/x.png", "refused": None}
     assert refuse(pair, DownloadConfig())[0] == "private_address"
@@ -233,11 +238,13 @@ def test_at_the_deadline_the_rest_is_refused(tmp_path, server):
     assert (row.status, row.detail) == ("unfinished", "download.deadline_s was reached first")
 
 
-@pytest.mark.parametrize(("least", "error", "stays"), [(0, KeyboardInterrupt, True), (1, ValueError, False)])
+@pytest.mark.parametrize(
+    ("least", "error", "stays"), [(0, KeyboardInterrupt, True), (0, Stopped, True), (1, ValueError, False)]
+)
 def test_an_interrupted_download_goes_on_and_a_failed_one_starts_afresh(tmp_path, least, error, stays):
     def interrupt(done, total):
         if not least:
-            raise KeyboardInterrupt
+            raise error
 
     (tmp_path / "work" / "staging").mkdir(parents=True)
     with pytest.raises(error):
@@ -319,6 +326,13 @@ def test_what_is_refused_says_why(name):
         ("64:ff9b::7f00:1", False),
         ("64:ff9b::808:808", True),
         ("fd00::1", False),
+        ("::127.0.0.1", False),
+        ("::ffff:0:127.0.0.1", False),
+        ("64:ff9b:1::7f00:1", False),
+        ("fec0::1", False),
+        ("192.0.0.8", False),
+        ("192.0.1.8", True),
+        ("2606:4700::1111", True),
     ],
 )
 def test_only_the_internet_is_public(address, public):

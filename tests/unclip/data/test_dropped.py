@@ -16,7 +16,7 @@ from unclip.data.rows import Row, sample_id
 from unclip.data.scores import read_scores, score_shard
 from unclip.data.shards import ShardReader, row_of
 from unclip.data.sources import Admission, write_admissions
-from unclip.report.dropped_sheet import EMPTY, TILE_PX, dropped_sheet, wrapped, write_sheets
+from unclip.report.dropped_sheet import EMPTY, TILE_PX, dropped_sheet, picture_finder, wrapped, write_sheets
 
 
 def shard_with_refusals(folder, number, size=6):
@@ -97,3 +97,11 @@ def test_each_reason_has_a_sheet_and_a_row_without_a_picture_says_why(lost, tmp_
 def test_any_text_fits_its_lines(text):
     lines = wrapped(text, 100, 3)
     assert len(lines) == (3 if len(text) > 98 else min(1, len(text)))
+
+
+def test_a_picture_is_found_by_the_number_in_its_key_whatever_the_place_of_its_shard(tmp_path):
+    folders = [shard_with_refusals(tmp_path / str(n), n) for n in (0, 900_000)]
+    find = picture_finder(folders)
+    assert np.array_equal(find("90000000002"), find("00000000002"))
+    with pytest.raises(ValueError, match="no shard holds 00000100002"):
+        find("00000100002")

@@ -53,7 +53,7 @@ def test_every_row_of_the_list_has_its_fate_in_the_dump(fetched):
     assert verified(folder / "dump") == []
 
 
-def test_a_second_run_fetches_and_embeds_nothing_and_a_longer_list_only_what_is_new(fetched, tmp_path):
+def test_a_second_run_fetches_and_embeds_nothing(fetched, tmp_path):
     folder, config = fetched
     before, asked = (
         {path: path.read_bytes() for path in (folder / "dump").rglob("*.*") if path.is_file()},

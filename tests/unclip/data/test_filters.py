@@ -69,6 +69,18 @@ def test_duplicates_stay_where_they_are_not_dropped_but_in_one_split(tmp_path):
     assert dropped == {} and all(len(set(split[i::3])) == 1 for i in range(3))
 
 
+@pytest.mark.parametrize("max_hamming", [None, 4])
+def test_rows_that_do_not_decode_join_no_groups(tmp_path, max_hamming):
+    scores = scores_of(tmp_path, [sample(i, group=f"group {i % 2}") for i in range(6)])
+    for row in (0, 1):  # of different groups, the first held out
+        for name, value in (("status", "undecodable"), ("pixel_digest", bytes(32)), ("perceptual_hash", 0)):
+            scores = changed(scores, name, row, value)
+    scores = changed(scores, "split", 0, "test")
+    kept, dropped, _ = run(FilterConfig(max_hamming=max_hamming, test_fraction=0, validation_fraction=0), scores)
+    assert kept["split"].to_pylist() == ["test", "train", "test", "train"]
+    assert set(dropped.values()) == {"undecodable"}
+
+
 def test_a_policy_that_keeps_nothing_is_refused_with_the_counts(tmp_path):
     with pytest.raises(ValueError, match="keeps no row; dropped: small 3"):
         run(FilterConfig(min_side_px=500), scores_of(tmp_path, [sample(i) for i in range(3)]))

@@ -54,6 +54,16 @@ def test_a_header_damaged_in_the_middle_is_refused(tmp_path):
         ShardReader(tmp_path / "a.tar")
 
 
+@pytest.mark.parametrize("place", [130, 150])  # of the size, of the checksum
+def test_a_digit_that_is_not_octal_is_refused_by_name(tmp_path, place):
+    write_shard(tmp_path / "a.tar", [sample(0)])
+    data = bytearray((tmp_path / "a.tar").read_bytes())
+    data[place : place + 1] = b"8"
+    (tmp_path / "a.tar").write_bytes(data)
+    with pytest.raises(ValueError, match=r"a\.tar is not a whole tar"):
+        index_tar(tmp_path / "a.tar")
+
+
 def test_headers_are_those_that_tarfile_writes():
     info = tarfile.TarInfo("00000100002.json")
     info.size, info.mode = 12_345, 0o644

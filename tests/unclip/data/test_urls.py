@@ -191,6 +191,33 @@ def test_a_malformed_list_is_one_clear_error(tmp_path, name, text, message):
         survey(UrlsConfig(path=str(tmp_path / name)))
 
 
+@pytest.mark.parametrize(
+    ("name", "row", "detail"),
+    [
+        ("list.csv", "http://a.example/1," + "x" * 140_000, "caption of 140000 characters, more than 131072"),
+        ("list.csv", "http://a.example/1", "no caption"),
+        ("list.jsonl", '{"url": "http://a.example/1"}', "no caption"),
+        ("list.jsonl", '{"caption": "b"}', "no URL"),
+    ],
+)
+def test_a_bad_row_costs_no_other(tmp_path, name, row, detail):
+    config = write_list(tmp_path / name, ROWS[:1])
+    with (tmp_path / name).open("a") as file:
+        file.write(f"{row}\n")
+    pairs = read_shard(config, 0)
+    assert pairs["refused"].to_pylist() == [None, "malformed"] and pairs["detail"][1].as_py() == detail
+
+
+@pytest.mark.parametrize("depth", [300, 3_000, 100_000])
+def test_brackets_however_deep_are_a_row_or_one_clear_error(tmp_path, depth):
+    path = tmp_path / "list.jsonl"
+    path.write_text('{"url": "http://a.example/0", "caption": %s}\n' % ("[" * depth + "]" * depth))
+    try:
+        assert read_shard(UrlsConfig(path=str(path)), 0)["refused"].to_pylist() in ([None], ["malformed"])
+    except ValueError as error:
+        assert "list.jsonl:1 is not JSON that can be read" in str(error)
+
+
 LISTS = {
     "csv": b'url,caption\nhttp://a.example/1,"one, ""two"""\n\nhttp://a.example/2,\xc3\xbc\n',
     "jsonl": b'{"url": "http://a.example/1", "caption": "\\ud83d\\ude00"}\n{"url": null, "caption": [1, {"a": 2}]}\n',
