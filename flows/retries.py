@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from unclip.artifact import Artifact
 from unclip.data.config import DownloadConfig, RetryConfig
@@ -84,7 +84,12 @@ def replaced(download: DownloadConfig, settings: dict[str, Any]) -> DownloadConf
     for name in settings:
         if name not in values:
             raise ValueError(f"--with {name}: download has no such setting; it has {', '.join(values)}")
-    return TypeAdapter(DownloadConfig).validate_python(values | settings)
+    try:
+        return TypeAdapter(DownloadConfig).validate_python(values | settings)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        told = f"{wrong['msg'][0].lower()}{wrong['msg'][1:]}, got {wrong['input']!r}"
+        raise ValueError(f"--with {'.'.join(map(str, wrong['loc']))}: {told}") from None
 
 
 def add_retries(graph: "Graph", statuses: Iterable[str], settings: dict[str, Any]) -> tuple[list[int], Counter[str]]:
