@@ -31,6 +31,7 @@ from unclip.data.part_files import check_part, write_part_of, write_rejects
 from unclip.data.rows import refusals, write_rows
 from unclip.data.source_plan import folder_chunks, shard_recipes, tar_paths
 from unclip.data.table import AGREEING, UNKNOWN, TableInfo, read_info
+from unclip.data.urls import pair_recipes
 
 DumpSource = FolderConfig | ShardsConfig | FetchedConfig
 MADE_FROM = "made_from.json"  # of a pretrained CLIP: the name and the digest of its file
@@ -45,24 +46,33 @@ def embed_dump(
 
 
 def fill_dump(
-    source: DumpSource, out: Path, engine: Engine, clip: Path, progress: Callable[..., None]
+    source: DumpSource,
+    out: Path,
+    engine: Engine,
+    clip: Path,
+    progress: Callable[..., None],
+    fetch: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Embed every shard of a source into the dump `out`; shards that it holds already cost nothing.
 
-    clip: the folder of the encoder's weights, copied into the dump. Returns the manifest.
+    clip: the folder of the encoder's weights, copied into the dump. fetch: brings a URL list's pictures, once the dump
+    is known to be that list's. Returns the manifest.
 
     Raises: ValueError for a bad source, a dump made with another CLIP or of another source, or one being written.
     """
-    recipes = fetched_recipes(source) if isinstance(source, FetchedConfig) else shard_recipes(source)
+    recipes = pair_recipes(source.urls) if isinstance(source, FetchedConfig) else shard_recipes(source)
     (out / "parts").mkdir(parents=True, exist_ok=True)
     with only_writer(out):
+        refuse_other_clip(out, engine.facts)
+        refuse_other_source(out, source)
+        if isinstance(source, FetchedConfig):
+            fetch()
+            recipes = fetched_recipes(source)
         return _fill(Plan(source, recipes, out, engine.facts), engine, clip, progress)
 
 
 def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None]) -> dict[str, Any]:
     out, parts = plan.out, plan.out / "parts"
-    refuse_other_clip(out, engine.facts)
-    refuse_other_source(out, plan.source)
     for left in parts.glob(f"{ASIDE}*"):  # of a run that was killed
         shutil.rmtree(left, ignore_errors=True)
     missing = plan.missing()

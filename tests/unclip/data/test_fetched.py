@@ -8,14 +8,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.unclip.data.data_fixtures import needs_tool
-from tests.unclip.data.dump_fixtures import embedded, verified
+from tests.unclip.data.data_fixtures import TinyEncoder, needs_tool
+from tests.unclip.data.dump_fixtures import embedded, quiet, verified
 from tests.unclip.data.web_server import Handler, serve
 from unclip.data.config import DownloadConfig, UrlsConfig
-from unclip.data.dump import part_paths, rows_path
+from unclip.data.dump import fill_dump, part_paths, rows_path
+from unclip.data.dump_engine import Engine
 from unclip.data.dump_figures import inspect_dump
 from unclip.data.dump_pictures import DumpPictures
-from unclip.data.fetched import fetch_list
+from unclip.data.fetched import FetchedConfig, fetch_list
 
 HOW = DownloadConfig(allow_private=True, timeout_s=2, num_processes=1, num_threads=16, min_success_fraction=0)
 
@@ -86,3 +87,16 @@ def test_a_shard_that_was_fetched_anew_is_embedded_anew(fetched, tmp_path):
         assert verified(folder / "dump") == []
     finally:
         Path(config.path).write_text("\n".join(lines) + "\n")
+
+
+def test_another_list_is_refused_before_anything_is_fetched(fetched, tmp_path):
+    folder, _ = fetched
+    pictures, engine = folder / "dump" / "pictures", Engine(TinyEncoder(), (TinyEncoder,), batch_size=4)
+    before = {path: path.read_bytes() for path in pictures.rglob("*.*") if path.is_file()}
+    other = write_list(tmp_path / "other.csv", [("http://127.0.0.1:9/none.jpg", "a word")])
+    with pytest.raises(ValueError, match="give another --out"):
+        fill_dump(
+            FetchedConfig(urls=other, folder=pictures), folder / "dump", engine, folder / "clip", quiet,
+            fetch=lambda: fetch_list(other, HOW, pictures, quiet),
+        )  # fmt: skip
+    assert {path: path.read_bytes() for path in pictures.rglob("*.*") if path.is_file()} == before
