@@ -32,10 +32,13 @@ from unclip.data.rows import refusals, write_rows
 from unclip.data.source_plan import folder_chunks, shard_recipes, tar_paths
 from unclip.data.table import AGREEING, UNKNOWN, TableInfo, read_info
 from unclip.data.urls import pair_recipes
+from unclip.recipe import code_digest, digest_of
 
 DumpSource = FolderConfig | ShardsConfig | FetchedConfig
 MADE_FROM = "made_from.json"  # of a pretrained CLIP: the name and the digest of its file
 ASIDE = ".part-"  # folders of parts that are being written
+MAKING_PARTS = ("unclip.data.part_files",)  # and all that they import
+SAME_VECTORS = tuple(name for name in AGREEING if name != "model")  # by whatever name the CLIP goes
 
 
 def embed_dump(
@@ -63,12 +66,12 @@ def fill_dump(
     recipes = pair_recipes(source.urls) if isinstance(source, FetchedConfig) else shard_recipes(source)
     (out / "parts").mkdir(parents=True, exist_ok=True)
     with only_writer(out):
-        refuse_other_clip(out, engine.facts)
+        refuse_other_clip(out, engine.facts, AGREEING)
         refuse_other_source(out, source)
         if isinstance(source, FetchedConfig):
             fetch()
             recipes = fetched_recipes(source)
-        return _fill(Plan(source, recipes, out, engine.facts), engine, clip, progress)
+        return _fill(Plan(source, recipes, out, how_of(engine, source)), engine, clip, progress)
 
 
 def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None]) -> dict[str, Any]:
@@ -96,7 +99,7 @@ class Plan:
     source: DumpSource
     recipes: list[dict[str, Any]]  # of the source's shards
     out: Path
-    facts: EncoderFacts
+    how: dict[str, Any]  # that parts are made, whatever the shard
 
     def missing(self) -> list[int]:
         """The shards whose parts the dump lacks, or has otherwise."""
@@ -104,8 +107,7 @@ class Plan:
 
     def recipe(self, shard: int) -> dict[str, Any]:
         """What decides the bytes of a part."""
-        how = {"weights_digest": self.facts.weights_digest, "compute_type": self.facts.compute_type}
-        return self.recipes[shard] | how
+        return self.recipes[shard] | self.how
 
     def jobs(self, shards: list[int]) -> list[Job]:
         """How the parts of some shards are made."""
@@ -130,6 +132,14 @@ class Plan:
     def said(self, shard: int) -> dict[str, Any]:
         """What a part's record says of where it came from."""
         return {"recipe": self.recipe(shard), "origin": origin(self.source)}
+
+
+def how_of(engine: Engine, source: DumpSource) -> dict[str, Any]:
+    """What decides the bytes of every part besides its shard: the CLIP, the batches, the code."""
+    names = ("weights_digest", "network_digest", "compute_type")
+    modules = (*MAKING_PARTS, *(["unclip.data.fetched"] if isinstance(source, FetchedConfig) else []))
+    code = digest_of([code_digest(modules), engine.facts.code_digest])
+    return {name: getattr(engine.facts, name) for name in names} | {"batch_size": engine.batch_size, "code": code}
 
 
 def write_files(record: Path, said: dict[str, Any], made: Made, encoder: Encoder) -> None:
@@ -230,21 +240,22 @@ def part_paths(dump: Path) -> list[Path]:
     return paths
 
 
-def refuse_other_clip(dump: Path, encoder: EncoderFacts) -> None:
+def refuse_other_clip(dump: Path, encoder: EncoderFacts, agreeing: tuple[str, ...] = SAME_VECTORS) -> None:
     """Raises: ValueError when the dump has parts that were made otherwise than this encoder would.
 
-    The first part speaks for all: none is written beside it that differs.
+    The first part speaks for all: none is written beside it that differs. agreeing: what the two must have in common.
     """
     if not any((dump / "parts").glob("*.json")):
         return
-    info: TableInfo = read_info(part_paths(dump)[0])
-    for name in AGREEING:
-        if name == "model" or (name != "weights_digest" and getattr(info, name) == UNKNOWN):  # of an imported dump
-            continue
-        if getattr(info, name) != getattr(encoder, name):
-            raise ValueError(
-                f"{dump} was made with {name} {getattr(info, name)}, the CLIP given has {getattr(encoder, name)}"
-            )
+    first = part_paths(dump)[0]
+    info: TableInfo = read_info(first)
+    network = json.loads(first.with_suffix(".json").read_text())["recipe"].get("network_digest", UNKNOWN)
+    said = {name: getattr(info, name) for name in agreeing} | {"network_digest": network}
+    for name, value in said.items():
+        given = getattr(encoder, "name" if name == "model" else name)
+        is_unknown = name != "weights_digest" and value == UNKNOWN  # of an imported dump
+        if value != given and not is_unknown:
+            raise ValueError(f"{dump} was made with {name} {value}, the CLIP given has {given}")
 
 
 def refuse_other_source(dump: Path, source: DumpSource) -> None:

@@ -69,6 +69,25 @@ def test_another_clip_is_refused(tmp_path):
         dump(tmp_path, 2, other)
 
 
+@pytest.mark.parametrize(("field", "other"), [("name", "renamed"), ("network_digest", "q" * 64)])
+def test_a_clip_of_the_same_weights_but_otherwise_made_is_refused_before_it_embeds(tmp_path, field, other):
+    dump(tmp_path, 1)
+    renamed = BrokenEncoder()
+    setattr(renamed, field, other)
+    with pytest.raises(ValueError, match=f"the CLIP given has {other}"):
+        dump(tmp_path, 2, renamed)
+
+
+def test_other_code_or_batches_embed_anew(tmp_path):
+    dump(tmp_path, 2)
+    newer = TinyEncoder()
+    newer.code_digest = "d" * 64
+    assert dump(tmp_path, 2, newer)["embedded_shards"] == 2
+    clip, source = tmp_path / "clip", tars(tmp_path, 2)
+    assert embed_dump(source, tmp_path / "dump", newer, clip, 8, quiet)["embedded_shards"] == 2
+    assert embed_dump(source, tmp_path / "dump", newer, clip, 8, quiet)["embedded_shards"] == 0
+
+
 def test_inspection_counts_and_finds_what_was_changed(tmp_path):
     dump(tmp_path)
     found = inspect_dump(tmp_path / "dump")
