@@ -83,10 +83,11 @@ def import_dump(
         (aside / "parts").mkdir()
         number = 0
         for partition in partitions:
+            digest = partition.digest  # reads its files: once, not for every block of them
             for found in blocks_of(partition):
                 if encoder is not None:
                     refuse_other_captions(partition, found, encoder)
-                info = info_of_import(encoder, model, dimension, partition.digest)
+                info = info_of_import(encoder, model, dimension, digest)
                 write_import(aside / "parts" / f"{number:06d}.parquet", number, found, info, folder)
                 number += 1
         if clip is not None:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unclip.data.dump import part_paths, rejects_path, rows_path
+from unclip.data.dump import rejects_path, rows_path
 from unclip.data.problems import Problem, name_in, shown
 from unclip.data.rows import OK
 from unclip.data.table import Floats, TableInfo, matrix
@@ -79,9 +79,9 @@ def batches_of(part: Path) -> Iterator[pa.Table]:
 class PartCheck:
     """One part read once, batch by batch."""
 
-    def __init__(self, dump: Path, number: int, info: TableInfo, wanted: Collection[int]) -> None:
+    def __init__(self, dump: Path, part: Path, info: TableInfo, wanted: Collection[int], number: int) -> None:
         """number: of the part in the dump; wanted: its rows that are to be embedded again, gathered in `sampled`."""
-        self.part, self.number, self.info, self.wanted = part_paths(dump)[number], number, info, wanted
+        self.part, self.number, self.info, self.wanted = part, number, info, wanted
         self.dump, self.name = dump, name_in(dump, self.part)
         self.sampled: list[SampledRow] = []
         self.keys: set[str] = set()

@@ -74,7 +74,7 @@ def verify_dump(
     rows, last, num_rows = list[SampledRow](), "", 0
     for number, part in enumerate(parts):
         if part in infos:
-            checked = PartCheck(dump, number, infos[part], chosen[number])
+            checked = PartCheck(dump, part, infos[part], chosen[number], number)
             problems += checked.problems(keys, num_rows, last)
             rows, last, num_rows = rows + checked.sampled, checked.last, num_rows + infos[part].num_rows
     if keys is not None:
