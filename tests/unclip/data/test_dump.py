@@ -3,6 +3,7 @@
 import pytest
 
 from tests.unclip.data.data_fixtures import TinyEncoder, sample, write_source
+from unclip.data import sources
 from unclip.data.config import FolderConfig, ShardsConfig
 from unclip.data.dump import embed_dump, only_writer
 from unclip.data.dump_figures import inspect_dump
@@ -86,6 +87,12 @@ def test_other_code_or_batches_embed_anew(tmp_path):
     clip, source = tmp_path / "clip", tars(tmp_path, 2)
     assert embed_dump(source, tmp_path / "dump", newer, clip, 8, quiet)["embedded_shards"] == 2
     assert embed_dump(source, tmp_path / "dump", newer, clip, 8, quiet)["embedded_shards"] == 0
+
+
+def test_a_tar_of_more_samples_than_keys_can_number_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_ROWS", 6)
+    with pytest.raises(ValueError, match=r"s0/shard.tar has 8 samples, allowed: 7 a tar"):
+        dump(tmp_path, 1)
 
 
 def test_inspection_counts_and_finds_what_was_changed(tmp_path):
