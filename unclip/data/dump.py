@@ -5,7 +5,6 @@ A dump is `parts/NNNNNN.parquet` with `.rows.parquet`, `.rejects.parquet` and `.
 """
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from unclip.data.config import FolderConfig, IndexConfig, ShardsConfig
 from unclip.data.digests import file_digest, known_digest
 from unclip.data.dump_engine import Engine, Job
+from unclip.data.dump_records import read_record, record_or_none, write_record
 from unclip.data.embed import Encoder, EncoderFacts, Made, info_of
 from unclip.data.fetched import FetchedConfig, fetched_listing, fetched_recipes
 from unclip.data.index import grow_index
@@ -80,7 +80,7 @@ def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None
         shutil.rmtree(left, ignore_errors=True)
     missing = plan.missing()
     surplus = sorted(parts.glob("*.json"))[len(plan.recipes) :]
-    if missing or surplus or not (out / "manifest.json").is_file():
+    if missing or surplus or not is_finished(out):
         (out / "manifest.json").unlink(missing_ok=True)
         engine.embed(plan.jobs(missing), progress)
         for record in surplus:
@@ -88,8 +88,7 @@ def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None
         copy_clip(clip, out / "clip", engine.facts)
         finish(out)
     progress(1, 1)
-    manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text())
-    return manifest | {"embedded_shards": len(missing), "shards": len(plan.recipes)}
+    return read_record(out / "manifest.json") | {"embedded_shards": len(missing), "shards": len(plan.recipes)}
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def write_files(record: Path, said: dict[str, Any], made: Made, encoder: Encoder
     refused = refusals(row.status for row in made.rows)
     source = {"rows": len(made.rows), "kept": len(made.rows) - sum(refused.values()), "refused": refused}
     counts = {"source": source, "rows": len(made.places), "refused": made.refused, "files": digests}
-    write_atomically(record, said | counts)
+    write_record(record, said | counts)
 
 
 @contextmanager
@@ -179,17 +178,27 @@ def finish(out: Path) -> None:
     """
     parts = part_paths(out)
     index = grow_index(IndexConfig(), parts, out, seed=0)
-    records = [json.loads(part.with_suffix(".json").read_text()) for part in parts]
+    records = [read_record(part.with_suffix(".json"), "files", "rows", "refused") for part in parts]
     info = read_info(parts[0])
+    beside = [path for path in sorted(out.glob("[!.]*.*")) if path.is_file()]
     files = {f"parts/{name}": digest for record in records for name, digest in record["files"].items()}
     manifest = {
         "rows": sum(record["rows"] for record in records),
         "refused": dict(sum((Counter(record["refused"]) for record in records), Counter[str]())),
         "clip": {name: getattr(info, name) for name in AGREEING},
         "index": index,
-        "files": files | {path.name: file_digest(path) for path in sorted(out.glob("*.*")) if path.is_file()},
+        "files": files | {path.name: file_digest(path) for path in beside},
     }
-    write_atomically(out / "manifest.json", manifest)
+    write_record(out / "manifest.json", manifest)
+
+
+def is_finished(out: Path) -> bool:
+    """Whether the dump has its manifest and what this says is beside the parts: index, key map, CLIP."""
+    manifest = record_or_none(out / "manifest.json", "files", "rows", "refused")
+    if manifest is None:
+        return False
+    beside = [name for name in manifest["files"] if "/" not in name]
+    return all((out / name).is_file() for name in (*beside, "clip/clip.json", "clip/weights.safetensors"))
 
 
 def part_is_there(out: Path, shard: int, recipe: dict[str, Any]) -> bool:
@@ -197,8 +206,8 @@ def part_is_there(out: Path, shard: int, recipe: dict[str, Any]) -> bool:
     record = out / "parts" / f"{shard:06d}.json"
     if not all(path.is_file() for path in (record, *files_of(record.with_suffix(".parquet")))):
         return False
-    said = json.loads(record.read_text())
-    return bool(said["recipe"] == recipe and "files" in said)
+    said = record_or_none(record, "recipe", "origin", "files")
+    return said is not None and bool(said["recipe"] == recipe)
 
 
 def drop_part(record: Path) -> None:
@@ -249,7 +258,8 @@ def refuse_other_clip(dump: Path, encoder: EncoderFacts, agreeing: tuple[str, ..
         return
     first = part_paths(dump)[0]
     info: TableInfo = read_info(first)
-    network = json.loads(first.with_suffix(".json").read_text())["recipe"].get("network_digest", UNKNOWN)
+    record = record_or_none(first.with_suffix(".json"), "recipe") or {"recipe": {}}
+    network = record["recipe"].get("network_digest", UNKNOWN)
     said = {name: getattr(info, name) for name in agreeing} | {"network_digest": network}
     for name, value in said.items():
         given = getattr(encoder, "name" if name == "model" else name)
@@ -261,9 +271,9 @@ def refuse_other_clip(dump: Path, encoder: EncoderFacts, agreeing: tuple[str, ..
 def refuse_other_source(dump: Path, source: DumpSource) -> None:
     """Raises: ValueError when the dump has parts of another source; the same one may have grown or changed."""
     for record in sorted((dump / "parts").glob("*.json")):
-        made = json.loads(record.read_text())["origin"]
-        if made != origin(source):
-            raise ValueError(f"{dump} holds the {made}, not the {origin(source)}: give another --out")
+        said = record_or_none(record, "origin")  # a damaged part is made again
+        if said is not None and said["origin"] != origin(source):
+            raise ValueError(f"{dump} holds the {said['origin']}, not the {origin(source)}: give another --out")
 
 
 def origin(source: DumpSource) -> str:
@@ -286,10 +296,3 @@ def copy_clip(clip: Path, folder: Path, facts: EncoderFacts) -> None:
         if (clip / name).is_file() and not (is_there and name == weights.name):
             shutil.copyfile(clip / name, folder / f".{name}")
             os.replace(folder / f".{name}", folder / name)
-
-
-def write_atomically(path: Path, record: Any) -> None:
-    """Write JSON that is whole or not there."""
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    os.replace(aside, path)

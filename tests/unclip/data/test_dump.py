@@ -1,8 +1,10 @@
 """Facts about the data team's dump."""
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.unclip.data.data_fixtures import TinyEncoder, sample, write_source
+from tests.unclip.data.dump_fixtures import verified
 from unclip.data import sources
 from unclip.data.config import FolderConfig, ShardsConfig
 from unclip.data.dump import embed_dump, only_writer
@@ -93,6 +95,29 @@ def test_a_tar_of_more_samples_than_keys_can_number_is_refused(tmp_path, monkeyp
     monkeypatch.setattr(sources, "MAX_ROWS", 6)
     with pytest.raises(ValueError, match=r"s0/shard.tar has 8 samples, allowed: 7 a tar"):
         dump(tmp_path, 1)
+
+
+@pytest.mark.parametrize("name", ["parts/000000.json", "manifest.json", "index.faiss", "keys.parquet"])
+def test_what_is_damaged_or_missing_is_made_again(tmp_path, name):
+    dump(tmp_path, 2)
+    whole = (tmp_path / "dump" / name).read_bytes()
+    (tmp_path / "dump" / name).write_bytes(b"") if name.endswith(".json") else (tmp_path / "dump" / name).unlink()
+    assert dump(tmp_path, 2)["embedded_shards"] == name.startswith("parts")
+    assert (tmp_path / "dump" / name).read_bytes() == whole
+
+
+def test_a_damaged_record_is_one_clear_line(tmp_path):
+    dump(tmp_path, 1)
+    keys = pq.read_table(tmp_path / "dump" / "keys.parquet")
+    pq.write_table(keys.drop_columns("caption"), tmp_path / "dump" / "keys.parquet")
+    with pytest.raises(ValueError, match=r"keys.parquet is damaged: it has no column caption$"):
+        search_dump(tmp_path / "dump", TinyEncoder(), "a word", None, 1)
+    assert any("it has no column caption" in line for line in verified(tmp_path / "dump"))
+    for text, said in (("", "is damaged: Expecting value"), ('{"rows": 8}', "is damaged: it lacks files")):
+        (tmp_path / "dump" / "manifest.json").write_text(text)
+        with pytest.raises(ValueError, match=said):
+            inspect_dump(tmp_path / "dump")
+        assert any(said in line for line in verified(tmp_path / "dump"))
 
 
 def test_inspection_counts_and_finds_what_was_changed(tmp_path):
