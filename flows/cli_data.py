@@ -56,7 +56,7 @@ def embed(
         engine = engine_of(folder, config, device.split(",") if device else known_devices()[:1])
         there: DumpSource
         there = FetchedConfig(urls=wanted, folder=target / PICTURES) if isinstance(wanted, UrlsConfig) else wanted
-        how = DownloadConfig(allow_private=allow_private)
+        how = DownloadConfig(allow_private=allow_private, min_success_fraction=0)  # a dump says what it lacks
         with _bars() as bar:
 
             def fetch() -> None:

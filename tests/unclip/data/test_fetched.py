@@ -1,6 +1,7 @@
 """Facts about a dump of a URL list, fetched from a real server on loopback."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from unclip.data.dump_engine import Engine
 from unclip.data.dump_figures import inspect_dump
 from unclip.data.dump_pictures import DumpPictures
 from unclip.data.fetched import FetchedConfig, fetch_list
+from unclip.data.rows import read_rows
 
 HOW = DownloadConfig(allow_private=True, timeout_s=2, num_processes=1, num_threads=16, min_success_fraction=0)
 
@@ -100,3 +102,12 @@ def test_another_list_is_refused_before_anything_is_fetched(fetched, tmp_path):
             fetch=lambda: fetch_list(other, HOW, pictures, quiet),
         )  # fmt: skip
     assert {path: path.read_bytes() for path in pictures.rglob("*.*") if path.is_file()} == before
+
+
+def test_other_settings_fetch_again(fetched, tmp_path):
+    base = Path(fetched[1].path).read_text().splitlines()[1].rpartition("/")[0]
+    config = write_list(tmp_path / "list.csv", [(f"{base}/plain.jpg", "a word"), (f"{base}/gone.jpg", "a word")])
+    for how, fates in ((replace(HOW, allow_private=False), ["private_address"] * 2), (HOW, ["ok", "http_404"])):
+        fetch_list(config, how, tmp_path / "pictures", quiet)
+        rows = read_rows(tmp_path / "pictures" / "000000" / "rows.parquet")
+        assert [row.status for row in rows] == fates
