@@ -37,8 +37,9 @@ def fetch_list(config: UrlsConfig, how: DownloadConfig, folder: Path, progress: 
 
     A shard that was fetched with other settings is fetched again, and takes the old one's place when it is whole.
 
-    Raises: ValueError for a bad list, or when too few rows of a shard can be had.
+    Raises: ValueError for a bad list, a folder with another list's pictures, or when too few rows of a shard come.
     """
+    refuse_other_list(config, folder)
     recipes = pair_recipes(config)
     for shard, pairs in enumerate(recipes):
         recipe = pairs | {"download": digest_of(recipe_config(how))}
@@ -52,12 +53,21 @@ def fetch_list(config: UrlsConfig, how: DownloadConfig, folder: Path, progress: 
             counts = download(aside / "pairs.parquet", shard, how, aside, lambda *a, **k: None)
             shutil.rmtree(aside / WORK, ignore_errors=True)
             kept = {name: counts[name] for name in ("rows", "kept", "refused")}
-            write_record(aside / RECORD, {"recipe": recipe, **kept})
+            write_record(aside / RECORD, {"recipe": recipe, "list": str(Path(config.path).resolve()), **kept})
             (aside / ASKED).unlink()
             shutil.rmtree(place, ignore_errors=True)
             os.replace(aside, place)
         progress(shard + 1, len(recipes))
     return FetchedConfig(urls=config, folder=folder)
+
+
+def refuse_other_list(config: UrlsConfig, folder: Path) -> None:
+    """Raises: ValueError when a folder holds another list's pictures, of which no part may have been made yet."""
+    given = str(Path(config.path).resolve())
+    for path in sorted(folder.glob(f"*/{RECORD}")):
+        said = record_or_none(path, "list")
+        if said is not None and said["list"] != given:
+            raise ValueError(f"{folder} holds pictures of {said['list']}, not of {given}: give another --out")
 
 
 def shard_folder(folder: Path, shard: int) -> Path:

@@ -111,3 +111,10 @@ def test_other_settings_fetch_again(fetched, tmp_path):
         fetch_list(config, how, tmp_path / "pictures", quiet)
         rows = read_rows(tmp_path / "pictures" / "000000" / "rows.parquet")
         assert [row.status for row in rows] == fates
+
+
+def test_pictures_without_a_part_are_kept_from_another_list_too(fetched, tmp_path):
+    other = write_list(tmp_path / "other.csv", [("http://127.0.0.1:9/none.jpg", "a word")])
+    pictures = fetched[0] / "dump" / "pictures"
+    with pytest.raises(ValueError, match=r"holds pictures of .*list.csv, not of .*other.csv: give another --out"):
+        fetch_list(other, HOW, pictures, quiet)
