@@ -2,8 +2,10 @@
 
 import json
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -41,7 +43,7 @@ def embed(
     from tasks.dump import clip_folder, default_workers, dump_source, engine_of, known_devices
     from unclip.data.config import DownloadConfig, EmbedConfig, UrlsConfig
     from unclip.data.dump import DumpSource, fill_dump
-    from unclip.data.fetched import PICTURES, fetch_list
+    from unclip.data.fetched import PICTURES, FetchedConfig, fetch_list
     from unclip.store import Store
 
     num_workers = default_workers() if workers is None else workers
@@ -52,26 +54,33 @@ def embed(
     with TemporaryDirectory() as aside:
         folder = clip_folder(clip, Store(store), Path(aside), target)
         engine = engine_of(folder, config, device.split(",") if device else known_devices()[:1])
-        if isinstance(wanted, UrlsConfig):
-            how = DownloadConfig(allow_private=allow_private)
-            there: DumpSource = fetch_list(wanted, how, target / PICTURES, _bar("fetch"))
-        else:
-            there = wanted
-        manifest = fill_dump(there, target, engine, folder, _bar())
+        there: DumpSource
+        there = FetchedConfig(urls=wanted, folder=target / PICTURES) if isinstance(wanted, UrlsConfig) else wanted
+        how = DownloadConfig(allow_private=allow_private, min_success_fraction=0)  # a dump says what it lacks
+        with _bars() as bar:
+
+            def fetch() -> None:
+                assert isinstance(wanted, UrlsConfig)
+                fetch_list(wanted, how, target / PICTURES, bar("fetch"))
+
+            manifest = fill_dump(there, target, engine, folder, bar("embed"), fetch)
     lost = f"; {lost_rows(manifest['refused'])}: see {target}/parts" if manifest["refused"] else ""
     print(json.dumps(manifest, indent=1) if as_json else f"{manifest['rows']} rows in {target}{lost}")
 
 
-def _bar(what: str = "embed") -> Any:
+@contextmanager
+def _bars() -> Iterator[Callable[[str], Callable[..., None]]]:
+    """Bars on the terminal, each shown once it is told of; the cursor comes back whatever happens."""
     from rich.progress import Progress
 
-    bar = Progress(console=err, transient=True, disable=not err.is_terminal)
-    bar.start()
-    task = bar.add_task(what, total=1.0)
+    with Progress(console=err, transient=True, disable=not err.is_terminal) as bars:
 
-    def report(done: float, total: float, **_: float) -> None:
-        bar.update(task, completed=done, total=total)
-        if done >= total:
-            bar.stop()
+        def bar(what: str) -> Callable[..., None]:
+            task = bars.add_task(what, total=1.0, visible=False)
 
-    return report
+            def report(done: float, total: float, **_: float) -> None:
+                bars.update(task, completed=done, total=total, visible=True)
+
+            return report
+
+        yield bar

@@ -16,6 +16,7 @@ from unclip.data.digests import known_digest
 from unclip.data.embed import text_digest
 from unclip.data.images import Pixels
 from unclip.data.table import Floats, Tokens
+from unclip.recipe import code_digest
 
 
 class ClipFacts:
@@ -23,6 +24,7 @@ class ClipFacts:
 
     def __init__(self, spec: ClipSpec, weights_digest: str, precision: str) -> None:
         self.name, self.weights_digest, self.compute_type = spec.name, weights_digest, precision
+        self.network_digest = text_digest(json.dumps(spec.model_cfg, sort_keys=True))
         self.context, self.dimension = spec.context, spec.embed_dim
         self.image_px, self.interpolation = spec.image_px, spec.interpolation
         self.crop = Crop(
@@ -34,6 +36,11 @@ class ClipFacts:
         self.preprocessing_digest = text_digest(json.dumps({"backend": "pillow", **shown}, sort_keys=True))
         self.tokenizer = f"clip byte pairs {text_digest(json.dumps(spec.vocabulary))}"
         self.versions = {"torch": torch.__version__, "open_clip": open_clip.__version__}
+
+    @property
+    def code_digest(self) -> str:
+        """Of this module and all that it imports of ours."""
+        return code_digest((__name__,))
 
 
 class ClipEncoder(ClipFacts):

@@ -112,10 +112,10 @@ def dump_source(source: str, captions: str | None) -> FolderConfig | ShardsConfi
     """The source that a command line names: a folder with its captions, tars, or a URL list.
 
     Raises:
-        ValueError: neither, or a URL list, which has to be downloaded by a pipeline first.
+        ValueError: none of them, or --captions beside a source that holds its captions.
     """
     path = Path(source)
-    if path.suffix in LISTS:
+    if path.suffix.lower() in LISTS:
         if captions is not None:
             raise ValueError("--captions has no effect on a URL list: it holds its captions")
         return UrlsConfig(path=source)

@@ -91,7 +91,9 @@ class UrlsConfig:
 
     def __post_init__(self) -> None:
         """Raises: ValueError naming the field."""
-        require(self.path.endswith((".csv", ".parquet", ".jsonl")), "path", "a .csv, .parquet or .jsonl", self.path)
+        require(
+            self.path.lower().endswith((".csv", ".parquet", ".jsonl")), "path", "a .csv, .parquet or .jsonl", self.path
+        )
         require(1 <= self.shard_size <= 99_999, "shard_size", "in 1..99999", self.shard_size)
         require(
             self.url_column != self.caption_column,

@@ -85,7 +85,7 @@ class Decoder:
         self._pool: Executor
         if not self._in_processes:
             self._slots: Pixels = np.zeros(shape, np.uint8)
-            self._pool = ThreadPoolExecutor(max_workers=min(MAX_THREADS, os.cpu_count() or 1))
+            self._pool = ThreadPoolExecutor(max_workers=min(MAX_THREADS, len(os.sched_getaffinity(0))))
             return
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__])

@@ -5,7 +5,6 @@ A dump is `parts/NNNNNN.parquet` with `.rows.parquet`, `.rejects.parquet` and `.
 """
 
 import fcntl
-import json
 import os
 import re
 import shutil
@@ -23,6 +22,7 @@ import pyarrow.parquet as pq
 from unclip.data.config import FolderConfig, IndexConfig, ShardsConfig
 from unclip.data.digests import file_digest, known_digest
 from unclip.data.dump_engine import Engine, Job
+from unclip.data.dump_records import read_record, record_or_none, write_record
 from unclip.data.embed import Encoder, EncoderFacts, Made, info_of
 from unclip.data.fetched import FetchedConfig, fetched_listing, fetched_recipes
 from unclip.data.index import grow_index
@@ -31,10 +31,14 @@ from unclip.data.part_files import check_part, write_part_of, write_rejects
 from unclip.data.rows import refusals, write_rows
 from unclip.data.source_plan import folder_chunks, shard_recipes, tar_paths
 from unclip.data.table import AGREEING, UNKNOWN, TableInfo, read_info
+from unclip.data.urls import pair_recipes
+from unclip.recipe import code_digest, digest_of
 
 DumpSource = FolderConfig | ShardsConfig | FetchedConfig
 MADE_FROM = "made_from.json"  # of a pretrained CLIP: the name and the digest of its file
 ASIDE = ".part-"  # folders of parts that are being written
+MAKING_PARTS = ("unclip.data.part_files",)  # and all that they import
+SAME_VECTORS = tuple(name for name in AGREEING if name != "model")  # by whatever name the CLIP goes
 
 
 def embed_dump(
@@ -45,29 +49,38 @@ def embed_dump(
 
 
 def fill_dump(
-    source: DumpSource, out: Path, engine: Engine, clip: Path, progress: Callable[..., None]
+    source: DumpSource,
+    out: Path,
+    engine: Engine,
+    clip: Path,
+    progress: Callable[..., None],
+    fetch: Callable[[], object] = lambda: None,
 ) -> dict[str, Any]:
     """Embed every shard of a source into the dump `out`; shards that it holds already cost nothing.
 
-    clip: the folder of the encoder's weights, copied into the dump. Returns the manifest.
+    clip: the folder of the encoder's weights, copied into the dump. fetch: brings a URL list's pictures, once the dump
+    is known to be that list's. Returns the manifest.
 
     Raises: ValueError for a bad source, a dump made with another CLIP or of another source, or one being written.
     """
-    recipes = fetched_recipes(source) if isinstance(source, FetchedConfig) else shard_recipes(source)
+    recipes = pair_recipes(source.urls) if isinstance(source, FetchedConfig) else shard_recipes(source)
     (out / "parts").mkdir(parents=True, exist_ok=True)
     with only_writer(out):
-        return _fill(Plan(source, recipes, out, engine.facts), engine, clip, progress)
+        refuse_other_clip(out, engine.facts, AGREEING)
+        refuse_other_source(out, source)
+        if isinstance(source, FetchedConfig):
+            fetch()
+            recipes = fetched_recipes(source)
+        return _fill(Plan(source, recipes, out, how_of(engine, source)), engine, clip, progress)
 
 
 def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None]) -> dict[str, Any]:
     out, parts = plan.out, plan.out / "parts"
-    refuse_other_clip(out, engine.facts)
-    refuse_other_source(out, plan.source)
     for left in parts.glob(f"{ASIDE}*"):  # of a run that was killed
         shutil.rmtree(left, ignore_errors=True)
     missing = plan.missing()
     surplus = sorted(parts.glob("*.json"))[len(plan.recipes) :]
-    if missing or surplus or not (out / "manifest.json").is_file():
+    if missing or surplus or not is_finished(out):
         (out / "manifest.json").unlink(missing_ok=True)
         engine.embed(plan.jobs(missing), progress)
         for record in surplus:
@@ -75,8 +88,7 @@ def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None
         copy_clip(clip, out / "clip", engine.facts)
         finish(out)
     progress(1, 1)
-    manifest: dict[str, Any] = json.loads((out / "manifest.json").read_text())
-    return manifest | {"embedded_shards": len(missing), "shards": len(plan.recipes)}
+    return read_record(out / "manifest.json") | {"embedded_shards": len(missing), "shards": len(plan.recipes)}
 
 
 @dataclass(frozen=True)
@@ -86,7 +98,7 @@ class Plan:
     source: DumpSource
     recipes: list[dict[str, Any]]  # of the source's shards
     out: Path
-    facts: EncoderFacts
+    how: dict[str, Any]  # that parts are made, whatever the shard
 
     def missing(self) -> list[int]:
         """The shards whose parts the dump lacks, or has otherwise."""
@@ -94,8 +106,7 @@ class Plan:
 
     def recipe(self, shard: int) -> dict[str, Any]:
         """What decides the bytes of a part."""
-        how = {"weights_digest": self.facts.weights_digest, "compute_type": self.facts.compute_type}
-        return self.recipes[shard] | how
+        return self.recipes[shard] | self.how
 
     def jobs(self, shards: list[int]) -> list[Job]:
         """How the parts of some shards are made."""
@@ -122,6 +133,14 @@ class Plan:
         return {"recipe": self.recipe(shard), "origin": origin(self.source)}
 
 
+def how_of(engine: Engine, source: DumpSource) -> dict[str, Any]:
+    """What decides the bytes of every part besides its shard: the CLIP, the batches, the code."""
+    names = ("weights_digest", "network_digest", "compute_type")
+    modules = (*MAKING_PARTS, *(["unclip.data.fetched"] if isinstance(source, FetchedConfig) else []))
+    code = digest_of([code_digest(modules), engine.facts.code_digest])
+    return {name: getattr(engine.facts, name) for name in names} | {"batch_size": engine.batch_size, "code": code}
+
+
 def write_files(record: Path, said: dict[str, Any], made: Made, encoder: Encoder) -> None:
     """Write a part with what stands beside it, check it aside, and move it in; its record is last."""
     part, digest = record.with_suffix(".parquet"), said["recipe"].get("tar") or said["recipe"]["rows"]
@@ -138,7 +157,7 @@ def write_files(record: Path, said: dict[str, Any], made: Made, encoder: Encoder
     refused = refusals(row.status for row in made.rows)
     source = {"rows": len(made.rows), "kept": len(made.rows) - sum(refused.values()), "refused": refused}
     counts = {"source": source, "rows": len(made.places), "refused": made.refused, "files": digests}
-    write_atomically(record, said | counts)
+    write_record(record, said | counts)
 
 
 @contextmanager
@@ -159,17 +178,27 @@ def finish(out: Path) -> None:
     """
     parts = part_paths(out)
     index = grow_index(IndexConfig(), parts, out, seed=0)
-    records = [json.loads(part.with_suffix(".json").read_text()) for part in parts]
+    records = [read_record(part.with_suffix(".json"), "files", "rows", "refused") for part in parts]
     info = read_info(parts[0])
+    beside = [path for path in sorted(out.glob("[!.]*.*")) if path.is_file()]
     files = {f"parts/{name}": digest for record in records for name, digest in record["files"].items()}
     manifest = {
         "rows": sum(record["rows"] for record in records),
         "refused": dict(sum((Counter(record["refused"]) for record in records), Counter[str]())),
         "clip": {name: getattr(info, name) for name in AGREEING},
         "index": index,
-        "files": files | {path.name: file_digest(path) for path in sorted(out.glob("*.*")) if path.is_file()},
+        "files": files | {path.name: file_digest(path) for path in beside},
     }
-    write_atomically(out / "manifest.json", manifest)
+    write_record(out / "manifest.json", manifest)
+
+
+def is_finished(out: Path) -> bool:
+    """Whether the dump has its manifest and what this says is beside the parts: index, key map, CLIP."""
+    manifest = record_or_none(out / "manifest.json", "files", "rows", "refused")
+    if manifest is None:
+        return False
+    beside = [name for name in manifest["files"] if "/" not in name]
+    return all((out / name).is_file() for name in (*beside, "clip/clip.json", "clip/weights.safetensors"))
 
 
 def part_is_there(out: Path, shard: int, recipe: dict[str, Any]) -> bool:
@@ -177,8 +206,8 @@ def part_is_there(out: Path, shard: int, recipe: dict[str, Any]) -> bool:
     record = out / "parts" / f"{shard:06d}.json"
     if not all(path.is_file() for path in (record, *files_of(record.with_suffix(".parquet")))):
         return False
-    said = json.loads(record.read_text())
-    return bool(said["recipe"] == recipe and "files" in said)
+    said = record_or_none(record, "recipe", "origin", "files")
+    return said is not None and bool(said["recipe"] == recipe)
 
 
 def drop_part(record: Path) -> None:
@@ -220,29 +249,31 @@ def part_paths(dump: Path) -> list[Path]:
     return paths
 
 
-def refuse_other_clip(dump: Path, encoder: EncoderFacts) -> None:
+def refuse_other_clip(dump: Path, encoder: EncoderFacts, agreeing: tuple[str, ...] = SAME_VECTORS) -> None:
     """Raises: ValueError when the dump has parts that were made otherwise than this encoder would.
 
-    The first part speaks for all: none is written beside it that differs.
+    The first part speaks for all: none is written beside it that differs. agreeing: what the two must have in common.
     """
     if not any((dump / "parts").glob("*.json")):
         return
-    info: TableInfo = read_info(part_paths(dump)[0])
-    for name in AGREEING:
-        if name == "model" or (name != "weights_digest" and getattr(info, name) == UNKNOWN):  # of an imported dump
-            continue
-        if getattr(info, name) != getattr(encoder, name):
-            raise ValueError(
-                f"{dump} was made with {name} {getattr(info, name)}, the CLIP given has {getattr(encoder, name)}"
-            )
+    first = part_paths(dump)[0]
+    info: TableInfo = read_info(first)
+    record = record_or_none(first.with_suffix(".json"), "recipe") or {"recipe": {}}
+    network = record["recipe"].get("network_digest", UNKNOWN)
+    said = {name: getattr(info, name) for name in agreeing} | {"network_digest": network}
+    for name, value in said.items():
+        given = getattr(encoder, "name" if name == "model" else name)
+        is_unknown = name != "weights_digest" and value == UNKNOWN  # of an imported dump
+        if value != given and not is_unknown:
+            raise ValueError(f"{dump} was made with {name} {value}, the CLIP given has {given}")
 
 
 def refuse_other_source(dump: Path, source: DumpSource) -> None:
     """Raises: ValueError when the dump has parts of another source; the same one may have grown or changed."""
     for record in sorted((dump / "parts").glob("*.json")):
-        made = json.loads(record.read_text())["origin"]
-        if made != origin(source):
-            raise ValueError(f"{dump} holds the {made}, not the {origin(source)}: give another --out")
+        said = record_or_none(record, "origin")  # a damaged part is made again
+        if said is not None and said["origin"] != origin(source):
+            raise ValueError(f"{dump} holds the {said['origin']}, not the {origin(source)}: give another --out")
 
 
 def origin(source: DumpSource) -> str:
@@ -265,10 +296,3 @@ def copy_clip(clip: Path, folder: Path, facts: EncoderFacts) -> None:
         if (clip / name).is_file() and not (is_there and name == weights.name):
             shutil.copyfile(clip / name, folder / f".{name}")
             os.replace(folder / f".{name}", folder / name)
-
-
-def write_atomically(path: Path, record: Any) -> None:
-    """Write JSON that is whole or not there."""
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n")
-    os.replace(aside, path)

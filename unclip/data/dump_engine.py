@@ -3,6 +3,7 @@
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -87,9 +88,9 @@ def embed_on_devices(engine: Engine, jobs: Sequence[Job], progress: Progress) ->
             started.append((child, heard))
         running = dict(started)
         while running:
-            ended = wait([child.sentinel for child in running], PROGRESS_S)
+            ended = wait(list(running.values()), PROGRESS_S)  # of one that ended there is no more to hear
             progress(sum(done[:]), len(jobs))
-            for child in [child for child in running if child.sentinel in ended]:
+            for child in [child for child in running if running[child] in ended]:
                 raise_failure(child, running.pop(child))
     finally:
         for child, heard in started:
@@ -99,15 +100,15 @@ def embed_on_devices(engine: Engine, jobs: Sequence[Job], progress: Progress) ->
 
 
 def raise_failure(child: Any, heard: Connection) -> None:
-    """Raises: what a process that ended raised, if it did."""
+    """Raises: what a process that ends raised, if it did."""
+    error: BaseException | None = None
+    with suppress(EOFError):  # it had nothing to say, or no time
+        error = heard.recv()  # before it is joined: it cannot end until a long error was read
     child.join()
-    if not child.exitcode:
-        return
-    try:
-        error = heard.recv()
-    except EOFError:  # it had no time to say anything
+    if error is None and child.exitcode:
         error = RuntimeError(f"a process that embeds was killed ({child.exitcode}): run again, finished parts stay")
-    raise error
+    if error is not None:
+        raise error
 
 
 def embed_share(engine: Engine, rank: int, jobs: Sequence[Job], taken: Any, done: Any, told: Connection) -> None:

@@ -1,6 +1,5 @@
 """A dump in figures, and what is wrong with it. Its parts are read one after the other, a few columns at a time."""
 
-import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from unclip.data.digests import file_digest
 from unclip.data.dump import part_paths, refused
+from unclip.data.dump_records import read_record
 from unclip.data.near_duplicates import near_pairs
 from unclip.data.spreads import Spread, drawn_rows, repeated
 from unclip.data.table import AGREEING, EMBEDDED, NOT_IMPORTED, Floats, TableInfo, check_agree, matrix, unit
@@ -140,7 +140,7 @@ def problems(dump: Path) -> list[str]:
 
 def changed_files(dump: Path) -> Iterator[tuple[str, str, str]]:
     """Name, digest ("" of none) and the manifest's digest of every file that is not what the manifest says."""
-    for name, said in json.loads((dump / "manifest.json").read_text())["files"].items():
+    for name, said in read_record(dump / "manifest.json", "files")["files"].items():
         found = file_digest(dump / name) if (dump / name).is_file() else ""
         if found != said:
             yield name, found, said

@@ -1,7 +1,6 @@
 """The pictures behind the rows of a table, read again where they lie: a folder, tars, or a pipeline's shards."""
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 
 from unclip.data.digests import known_digest
 from unclip.data.dump import part_paths, rows_path
+from unclip.data.dump_records import read_record
 from unclip.data.fetched import PICTURES, shard_folder
 from unclip.data.images import canonical
 from unclip.data.shards import Member, ShardReader, image_member, tar_groups
@@ -46,14 +46,14 @@ class DumpPictures:
 
     def tar_of(self, part: Path) -> Path | None:
         """The tar that a part was made from; None when it was made from files. Raises: ValueError when it is gone."""
-        record = json.loads(part.with_suffix(".json").read_text())
+        record = read_record(part.with_suffix(".json"), "recipe")
         if record["recipe"]["source"] != "shards":
             return None
         return self._tar(self._source or folder_of(record), record["recipe"]["tar"])
 
     def _find(self, part: Path, url: str, key: str) -> tuple[bytes | None, str]:
         """The bytes of a row's picture as they are now, None if there are none, and what they are."""
-        record = json.loads(part.with_suffix(".json").read_text())
+        record = read_record(part.with_suffix(".json"), "recipe")
         kind = record["recipe"]["source"]
         if kind == "shards":
             tar = self._tar(self._source or folder_of(record), record["recipe"]["tar"])

@@ -32,6 +32,7 @@ class EncoderFacts(Protocol):
 
     name: str
     weights_digest: str  # SHA-256 of the weights
+    network_digest: str  # of the configuration that the weights are put into: an activation has no weights
     preprocessing_digest: str
     tokenizer: str
     context: int
@@ -40,6 +41,11 @@ class EncoderFacts(Protocol):
     interpolation: str  # of unclip.data.images.INTERPOLATIONS
     compute_type: str  # "fp32", "bf16"
     versions: dict[str, str]
+
+    @property
+    def code_digest(self) -> str:
+        """Of the code that encodes."""
+        ...
 
 
 class Encoder(EncoderFacts, Protocol):

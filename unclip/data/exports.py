@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from unclip.data.dump import part_paths, rows_path
 from unclip.data.dump_pictures import ROW_DIGITS, DumpPictures, folder_of
+from unclip.data.dump_records import read_record
 from unclip.data.shards import tar_groups
 from unclip.data.table import AGREEING, TableInfo, check_agree, matrix, unit
 
@@ -93,7 +94,7 @@ def write_clip_retrieval(
 
 def metadata_of(part: Path, table: pa.Table) -> pa.Table:
     """image_path, caption, url, image_sha256 in hexadecimal and some of our columns, a row an image."""
-    record = json.loads(part.with_suffix(".json").read_text())
+    record = read_record(part.with_suffix(".json"), "recipe")
     fates = pq.read_table(rows_path(part), columns=["key", "url"]).to_pydict()
     urls = dict(zip(fates["key"], fates["url"], strict=True))
     keys = table["key"].to_pylist()

@@ -1,6 +1,5 @@
 """A URL list fetched into a dump: `pictures/NNNNNN/` holds a shard, and the fate of every row of the list."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -11,15 +10,18 @@ from typing import Any
 from unclip.data.config import DownloadConfig, UrlsConfig
 from unclip.data.digests import known_digest
 from unclip.data.download import download
+from unclip.data.dump_records import record_or_none, write_record
 from unclip.data.listings import Listing, read_members
 from unclip.data.rows import read_rows
 from unclip.data.shards import image_member, sample_key, tar_groups
 from unclip.data.sources import Found
 from unclip.data.urls import pair_recipes, write_pairs
+from unclip.recipe import digest_of, recipe_config
 from unclip.store import WORK
 
 PICTURES = "pictures"  # the folder of a dump that holds them
 RECORD = "fetched.json"
+ASKED = "asked.json"  # of a shard that is being fetched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,23 +35,39 @@ class FetchedConfig:
 def fetch_list(config: UrlsConfig, how: DownloadConfig, folder: Path, progress: Callable[..., None]) -> FetchedConfig:
     """Fetch what is not there of a URL list, shard by shard; a killed run goes on from what it fetched.
 
-    Raises: ValueError for a bad list, or when too few rows of a shard can be had.
+    A shard that was fetched with other settings is fetched again, and takes the old one's place when it is whole.
+
+    Raises: ValueError for a bad list, a folder with another list's pictures, or when too few rows of a shard come.
     """
+    refuse_other_list(config, folder)
     recipes = pair_recipes(config)
-    for shard, recipe in enumerate(recipes):
+    for shard, pairs in enumerate(recipes):
+        recipe = pairs | {"download": digest_of(recipe_config(how))}
         place = shard_folder(folder, shard)
         if not is_fetched(place, recipe):
             aside = place.with_name(f".{place.name}")
-            aside.mkdir(parents=True, exist_ok=True)
+            if not is_fetched(aside, recipe, ASKED):  # left by a run that asked for others, or otherwise
+                shutil.rmtree(aside, ignore_errors=True)
+            write_record(aside / ASKED, {"recipe": recipe})
             write_pairs(config, shard, aside / "pairs.parquet")
             counts = download(aside / "pairs.parquet", shard, how, aside, lambda *a, **k: None)
             shutil.rmtree(aside / WORK, ignore_errors=True)
             kept = {name: counts[name] for name in ("rows", "kept", "refused")}
-            (aside / RECORD).write_text(json.dumps({"recipe": recipe, **kept}, indent=1, sort_keys=True) + "\n")
+            write_record(aside / RECORD, {"recipe": recipe, "list": str(Path(config.path).resolve()), **kept})
+            (aside / ASKED).unlink()
             shutil.rmtree(place, ignore_errors=True)
             os.replace(aside, place)
         progress(shard + 1, len(recipes))
     return FetchedConfig(urls=config, folder=folder)
+
+
+def refuse_other_list(config: UrlsConfig, folder: Path) -> None:
+    """Raises: ValueError when a folder holds another list's pictures, of which no part may have been made yet."""
+    given = str(Path(config.path).resolve())
+    for path in sorted(folder.glob(f"*/{RECORD}")):
+        said = record_or_none(path, "list")
+        if said is not None and said["list"] != given:
+            raise ValueError(f"{folder} holds pictures of {said['list']}, not of {given}: give another --out")
 
 
 def shard_folder(folder: Path, shard: int) -> Path:
@@ -57,17 +75,20 @@ def shard_folder(folder: Path, shard: int) -> Path:
     return folder / f"{shard:06d}"
 
 
-def is_fetched(place: Path, recipe: dict[str, Any]) -> bool:
-    """Whether a folder holds what was fetched of these very pairs."""
-    record = place / RECORD
-    return record.is_file() and bool(json.loads(record.read_text())["recipe"] == recipe)
+def is_fetched(place: Path, recipe: dict[str, Any], name: str = RECORD) -> bool:
+    """Whether a folder holds what was fetched of these very pairs with these settings."""
+    said = record_or_none(place / name, "recipe")
+    return said is not None and bool(said["recipe"] == recipe)
 
 
 def fetched_recipes(config: FetchedConfig) -> list[dict[str, Any]]:
-    """What decides each part: the pairs, and the pictures that came."""
-    recipes = pair_recipes(config.urls)
-    tars = [shard_folder(config.folder, shard) / "shard.tar" for shard in range(len(recipes))]
-    return [recipe | {"tar": known_digest(tar)} for recipe, tar in zip(recipes, tars, strict=True)]
+    """What decides each part: the pairs, the pictures that came, and why others did not."""
+    found = []
+    for shard, recipe in enumerate(pair_recipes(config.urls)):
+        place = shard_folder(config.folder, shard)
+        fates = {"tar": known_digest(place / "shard.tar"), "fates": known_digest(place / "rows.parquet")}
+        found.append(recipe | fates)
+    return found
 
 
 class FetchedListing(Listing):

@@ -6,7 +6,6 @@ exported; `read_part` refuses it, so nothing is trained on it. With a CLIP given
 text embeddings found: then its weights are on record, and text can be searched for.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unclip.data.digests import file_digest
-from unclip.data.dump import copy_clip, files_of, finish, rejects_path, rows_path, write_atomically
+from unclip.data.dump import copy_clip, files_of, finish, rejects_path, rows_path
+from unclip.data.dump_records import read_record, write_record
 from unclip.data.embed import UNEMBEDDABLE, Encoder
 from unclip.data.embedded_again import MIN_IMPORTED_COSINE
 from unclip.data.exports import new_folder
@@ -83,18 +83,18 @@ def import_dump(
         (aside / "parts").mkdir()
         number = 0
         for partition in partitions:
+            digest = partition.digest  # reads its files: once, not for every block of them
             for found in blocks_of(partition):
                 if encoder is not None:
                     refuse_other_captions(partition, found, encoder)
-                info = info_of_import(encoder, model, dimension, partition.digest)
+                info = info_of_import(encoder, model, dimension, digest)
                 write_import(aside / "parts" / f"{number:06d}.parquet", number, found, info, folder)
                 number += 1
         if clip is not None:
             assert encoder is not None
             copy_clip(clip, aside / "clip", encoder)
         finish(aside)
-        manifest: dict[str, Any] = json.loads((aside / "manifest.json").read_text())
-    return manifest
+        return read_record(aside / "manifest.json")
 
 
 def partitions_of(folder: Path) -> list[Partition]:
@@ -240,4 +240,4 @@ def write_import(part: Path, shard: int, found: FoundRows, info: TableInfo, fold
         "refused": {UNEMBEDDABLE: len(rejects)} if rejects else {},
         "files": {path.name: file_digest(path) for path in files_of(part)},
     }
-    write_atomically(part.with_suffix(".json"), said)
+    write_record(part.with_suffix(".json"), said)

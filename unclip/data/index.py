@@ -43,6 +43,7 @@ from unclip.data.table import Floats, check_agree, unit, vectors_in, vectors_of
 from unclip.recipe import code_digest, digest_of
 
 MAX_DRIFT = 1.2  # of the distance to the centroids, new parts over those learned from: alike, up to 1.06
+KEY_COLUMNS = ("key", "shard", "row", "caption")  # of keys.parquet
 CODE_ROWS = 16_384  # that codes are learned on
 
 Inputs = dict[str, tuple[str, ...]]  # digests by what they are of
@@ -277,5 +278,7 @@ def search(folder: Path, queries: Floats, k: int) -> tuple[pa.Table, NDArray[np.
     index, keys = open_index(folder), pq.read_table(folder / "keys.parquet")
     if index.ntotal != len(keys):
         raise ValueError(f"{folder}: the index has {index.ntotal} rows, keys.parquet {len(keys)}")
+    if lacking := [name for name in KEY_COLUMNS if name not in keys.column_names]:
+        raise ValueError(f"{folder}/keys.parquet is damaged: it has no column {', '.join(lacking)}")
     ids, cosines = find(index, sorted((folder / "parts").glob("??????.parquet")), queries, k)
     return keys, ids, cosines

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from unclip.data.shards import Member, ShardReader, image_member, sample_key, tar_groups
-from unclip.data.sources import Found, file_in, foreign_sample, read_member
+from unclip.data.shards import Member, ShardReader, image_member, sample_key
+from unclip.data.sources import Found, file_in, foreign_groups, foreign_sample, read_member
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +78,9 @@ def folder_listing(folder: Path, rows: Sequence[tuple[str, str]], shard: int) ->
 def tar_listing(path: Path, shard: int) -> TarListing:
     """The samples of somebody's tar, sorted by their names.
 
-    Raises: ValueError when the tar is broken.
+    Raises: ValueError when the tar is broken, or has more samples than keys can number.
     """
-    groups = tar_groups(path)
+    groups = foreign_groups(path)
     return TarListing(path=path, keys=[sample_key(shard, row) for row in range(len(groups))], entries=groups)
 
 

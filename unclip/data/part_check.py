@@ -3,7 +3,6 @@
 N rows, D dimensions. One batch of rows is in memory at a time.
 """
 
-import json
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unclip.data.dump import part_paths, rejects_path, rows_path
+from unclip.data.dump import rejects_path, rows_path
+from unclip.data.dump_records import read_record
+from unclip.data.index import KEY_COLUMNS
 from unclip.data.problems import Problem, name_in, shown
 from unclip.data.rows import OK
 from unclip.data.table import Floats, TableInfo, matrix
@@ -44,9 +45,11 @@ class KeyMap:
         self._rest: pa.Table | None = None
         try:
             file = pq.ParquetFile(dump / "keys.parquet")
-            self._batches = file.iter_batches(BATCH_ROWS, columns=["key", "shard", "row", "caption"])
-        except (OSError, pa.ArrowInvalid) as error:
-            self._problem = Problem("keys.parquet", "table", f"refused: {error}", "key, shard, row, caption")
+            if lacking := [name for name in KEY_COLUMNS if name not in file.schema_arrow.names]:
+                raise ValueError(f"it has no column {', '.join(lacking)}")
+            self._batches = file.iter_batches(BATCH_ROWS, columns=list(KEY_COLUMNS))
+        except (OSError, ValueError) as error:
+            self._problem = Problem("keys.parquet", "table", f"refused: {error}", ", ".join(KEY_COLUMNS))
 
     def take(self, count: int) -> pa.Table | None:
         """The next rows; None where the file cannot be read. Fewer at its end."""
@@ -79,9 +82,9 @@ def batches_of(part: Path) -> Iterator[pa.Table]:
 class PartCheck:
     """One part read once, batch by batch."""
 
-    def __init__(self, dump: Path, number: int, info: TableInfo, wanted: Collection[int]) -> None:
+    def __init__(self, dump: Path, part: Path, info: TableInfo, wanted: Collection[int], number: int) -> None:
         """number: of the part in the dump; wanted: its rows that are to be embedded again, gathered in `sampled`."""
-        self.part, self.number, self.info, self.wanted = part_paths(dump)[number], number, info, wanted
+        self.part, self.number, self.info, self.wanted = part, number, info, wanted
         self.dump, self.name = dump, name_in(dump, self.part)
         self.sampled: list[SampledRow] = []
         self.keys: set[str] = set()
@@ -182,7 +185,11 @@ class PartCheck:
         for key in sorted(rejected - set(fates)):
             yield Problem(name_in(self.dump, rejects), "key", "of no row of the source", "one that was taken", key)
         record = self.part.with_suffix(".json")
-        said = json.loads(record.read_text())["source"]["rows"]
+        try:
+            said = read_record(record, "source")["source"]["rows"]
+        except ValueError as error:
+            yield Problem(name_in(self.dump, record), "record", f"refused: {error}", "written when a part is whole")
+            return
         if said != num_rows:
             yield Problem(name_in(self.dump, record), "rows", str(said), f"{num_rows}, as {rows.name} has")
 

@@ -14,6 +14,7 @@ from unclip.data.images import canonical_image
 from unclip.data.rows import Row, refusals, sample_id, write_rows
 from unclip.data.shards import (
     IMAGE_EXTENSIONS,
+    MAX_ROWS,
     Member,
     Sample,
     row_of,
@@ -121,14 +122,25 @@ def file_in(folder: Path, file: str) -> bytes | str:
 def foreign_shard(config: ShardsConfig, shard: int) -> Iterator[Admission]:
     """The samples of an existing WebDataset tar, sorted by their keys.
 
-    Raises: ValueError when the tar is broken.
+    Raises: as `foreign_groups`.
     """
     path = tar_paths(config)[shard]
-    groups = tar_groups(path)
+    groups = foreign_groups(path)
     with path.open("rb") as file:
         for number, (name, files) in enumerate(groups):
             found = foreign_sample(f"{path.name}/{name}", {ext: read_member(file, m) for ext, m in files.items()})
             yield admit(found, sample_key(shard, number))
+
+
+def foreign_groups(path: Path) -> list[tuple[str, dict[str, Member]]]:
+    """The samples of somebody's tar by their names: the files of each by extension.
+
+    Raises: ValueError when the tar is broken, or has more samples than keys can number.
+    """
+    groups = tar_groups(path)
+    if len(groups) > MAX_ROWS + 1:
+        raise ValueError(f"{path} has {len(groups):,} samples, allowed: {MAX_ROWS + 1:,} a tar; split it")
+    return groups
 
 
 def read_member(file: Any, member: Member) -> bytes:

@@ -69,7 +69,7 @@ def read_records(path: Path, url: str, caption: str, place: Place | None = None)
         raise ValueError(
             f"source.urls.path: no file {path}: put a list of URLs and captions there, or --set source.urls.path=LIST"
         )
-    return READERS[path.suffix](path, url, caption, place or Place())
+    return READERS[path.suffix.lower()](path, url, caption, place or Place())
 
 
 def _csv_records(path: Path, url: str, caption: str, place: Place) -> Iterator[Record]:

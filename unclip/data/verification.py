@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from unclip.data.dump import part_paths
 from unclip.data.dump_figures import changed_files
 from unclip.data.dump_pictures import ReadPicture
+from unclip.data.dump_records import read_record
 from unclip.data.embed import Encoder
 from unclip.data.embedded_again import embedded_again
 from unclip.data.index_codes import open_index
@@ -74,7 +75,7 @@ def verify_dump(
     rows, last, num_rows = list[SampledRow](), "", 0
     for number, part in enumerate(parts):
         if part in infos:
-            checked = PartCheck(dump, number, infos[part], chosen[number])
+            checked = PartCheck(dump, part, infos[part], chosen[number], number)
             problems += checked.problems(keys, num_rows, last)
             rows, last, num_rows = rows + checked.sampled, checked.last, num_rows + infos[part].num_rows
     if keys is not None:
@@ -89,9 +90,9 @@ def verify_dump(
 def manifest_problems(dump: Path, parts: Sequence[Path]) -> Iterator[Problem]:
     """Files that are missing, changed or not of the manifest, and counts that it has wrong."""
     try:
-        manifest = json.loads((dump / "manifest.json").read_text())
-    except (OSError, ValueError):
-        yield Problem("manifest.json", "manifest", "missing or no JSON", "written when embed ends: run it again")
+        manifest = read_record(dump / "manifest.json", "files", "rows")
+    except ValueError as error:
+        yield Problem("manifest.json", "manifest", f"refused: {error}", "written when embed ends: run it again")
         return
     for name, found, said in changed_files(dump):
         yield Problem(name, "sha256", found[:12] or "of no file", f"{said[:12]}, as manifest.json says")

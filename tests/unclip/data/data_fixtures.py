@@ -38,6 +38,7 @@ class TinyEncoder:
 
     name, preprocessing_digest, tokenizer, compute_type = "tiny", "p" * 64, "words", "fp32"
     context, dimension, image_px, interpolation = 8, 12, 16, "bicubic"
+    network_digest, code_digest = "n" * 64, "c" * 64
     crop = Crop(px=16)
 
     def __init__(self, weights_digest="w" * 64):

@@ -1,8 +1,11 @@
 """Facts about the data team's dump."""
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.unclip.data.data_fixtures import TinyEncoder, sample, write_source
+from tests.unclip.data.dump_fixtures import verified
+from unclip.data import sources
 from unclip.data.config import FolderConfig, ShardsConfig
 from unclip.data.dump import embed_dump, only_writer
 from unclip.data.dump_figures import inspect_dump
@@ -67,6 +70,54 @@ def test_another_clip_is_refused(tmp_path):
         search_dump(tmp_path / "dump", other, "a word", None, 1)
     with pytest.raises(ValueError, match="weights_digest"):
         dump(tmp_path, 2, other)
+
+
+@pytest.mark.parametrize(("field", "other"), [("name", "renamed"), ("network_digest", "q" * 64)])
+def test_a_clip_of_the_same_weights_but_otherwise_made_is_refused_before_it_embeds(tmp_path, field, other):
+    dump(tmp_path, 1)
+    renamed = BrokenEncoder()
+    setattr(renamed, field, other)
+    with pytest.raises(ValueError, match=f"the CLIP given has {other}"):
+        dump(tmp_path, 2, renamed)
+
+
+def test_other_code_or_batches_embed_anew(tmp_path):
+    dump(tmp_path, 2)
+    newer = TinyEncoder()
+    newer.code_digest = "d" * 64
+    assert dump(tmp_path, 2, newer)["embedded_shards"] == 2
+    clip, source = tmp_path / "clip", tars(tmp_path, 2)
+    assert embed_dump(source, tmp_path / "dump", newer, clip, 8, quiet)["embedded_shards"] == 2
+    assert embed_dump(source, tmp_path / "dump", newer, clip, 8, quiet)["embedded_shards"] == 0
+
+
+def test_a_tar_of_more_samples_than_keys_can_number_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, "MAX_ROWS", 6)
+    with pytest.raises(ValueError, match=r"s0/shard.tar has 8 samples, allowed: 7 a tar"):
+        dump(tmp_path, 1)
+
+
+@pytest.mark.parametrize("name", ["parts/000000.json", "manifest.json", "index.faiss", "keys.parquet"])
+def test_what_is_damaged_or_missing_is_made_again(tmp_path, name):
+    dump(tmp_path, 2)
+    whole = (tmp_path / "dump" / name).read_bytes()
+    (tmp_path / "dump" / name).write_bytes(b"") if name.endswith(".json") else (tmp_path / "dump" / name).unlink()
+    assert dump(tmp_path, 2)["embedded_shards"] == name.startswith("parts")
+    assert (tmp_path / "dump" / name).read_bytes() == whole
+
+
+def test_a_damaged_record_is_one_clear_line(tmp_path):
+    dump(tmp_path, 1)
+    keys = pq.read_table(tmp_path / "dump" / "keys.parquet")
+    pq.write_table(keys.drop_columns("caption"), tmp_path / "dump" / "keys.parquet")
+    with pytest.raises(ValueError, match=r"keys.parquet is damaged: it has no column caption$"):
+        search_dump(tmp_path / "dump", TinyEncoder(), "a word", None, 1)
+    assert any("it has no column caption" in line for line in verified(tmp_path / "dump"))
+    for text, said in (("", "is damaged: Expecting value"), ('{"rows": 8}', "is damaged: it lacks files")):
+        (tmp_path / "dump" / "manifest.json").write_text(text)
+        with pytest.raises(ValueError, match=said):
+            inspect_dump(tmp_path / "dump")
+        assert any(said in line for line in verified(tmp_path / "dump"))
 
 
 def test_inspection_counts_and_finds_what_was_changed(tmp_path):

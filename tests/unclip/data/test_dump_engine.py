@@ -94,6 +94,18 @@ def test_what_one_process_raises_is_raised_here(source, tmp_path):
         fill(source, tmp_path, Failing, Failing)
 
 
+class Wordy(TinyEncoder):
+    """Says more than a pipe holds."""
+
+    def encode_image(self, pixels):
+        raise ValueError("no memory " * 20_000)
+
+
+def test_a_long_error_is_heard_to_its_end(source, tmp_path):
+    with pytest.raises(ValueError, match=r"^(no memory ){20000}$"):
+        fill(source, tmp_path, Wordy, Wordy)
+
+
 SLOW = """
 import sys, time
 from pathlib import Path

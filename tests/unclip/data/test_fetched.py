@@ -1,6 +1,7 @@
 """Facts about a dump of a URL list, fetched from a real server on loopback."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,16 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.unclip.data.data_fixtures import needs_tool
-from tests.unclip.data.dump_fixtures import embedded, verified
+from tests.unclip.data.data_fixtures import TinyEncoder, needs_tool
+from tests.unclip.data.dump_fixtures import embedded, quiet, verified
 from tests.unclip.data.web_server import Handler, serve
 from unclip.data.config import DownloadConfig, UrlsConfig
-from unclip.data.dump import part_paths, rows_path
+from unclip.data.dump import fill_dump, part_paths, rows_path
+from unclip.data.dump_engine import Engine
 from unclip.data.dump_figures import inspect_dump
 from unclip.data.dump_pictures import DumpPictures
-from unclip.data.fetched import fetch_list
+from unclip.data.fetched import FetchedConfig, fetch_list
+from unclip.data.rows import read_rows
 
 HOW = DownloadConfig(allow_private=True, timeout_s=2, num_processes=1, num_threads=16, min_success_fraction=0)
 
@@ -86,3 +89,32 @@ def test_a_shard_that_was_fetched_anew_is_embedded_anew(fetched, tmp_path):
         assert verified(folder / "dump") == []
     finally:
         Path(config.path).write_text("\n".join(lines) + "\n")
+
+
+def test_another_list_is_refused_before_anything_is_fetched(fetched, tmp_path):
+    folder, _ = fetched
+    pictures, engine = folder / "dump" / "pictures", Engine(TinyEncoder(), (TinyEncoder,), batch_size=4)
+    before = {path: path.read_bytes() for path in pictures.rglob("*.*") if path.is_file()}
+    other = write_list(tmp_path / "other.csv", [("http://127.0.0.1:9/none.jpg", "a word")])
+    with pytest.raises(ValueError, match="give another --out"):
+        fill_dump(
+            FetchedConfig(urls=other, folder=pictures), folder / "dump", engine, folder / "clip", quiet,
+            fetch=lambda: fetch_list(other, HOW, pictures, quiet),
+        )  # fmt: skip
+    assert {path: path.read_bytes() for path in pictures.rglob("*.*") if path.is_file()} == before
+
+
+def test_other_settings_fetch_again(fetched, tmp_path):
+    base = Path(fetched[1].path).read_text().splitlines()[1].rpartition("/")[0]
+    config = write_list(tmp_path / "list.csv", [(f"{base}/plain.jpg", "a word"), (f"{base}/gone.jpg", "a word")])
+    for how, fates in ((replace(HOW, allow_private=False), ["private_address"] * 2), (HOW, ["ok", "http_404"])):
+        fetch_list(config, how, tmp_path / "pictures", quiet)
+        rows = read_rows(tmp_path / "pictures" / "000000" / "rows.parquet")
+        assert [row.status for row in rows] == fates
+
+
+def test_pictures_without_a_part_are_kept_from_another_list_too(fetched, tmp_path):
+    other = write_list(tmp_path / "other.csv", [("http://127.0.0.1:9/none.jpg", "a word")])
+    pictures = fetched[0] / "dump" / "pictures"
+    with pytest.raises(ValueError, match=r"holds pictures of .*list.csv, not of .*other.csv: give another --out"):
+        fetch_list(other, HOW, pictures, quiet)

@@ -151,7 +151,7 @@ def test_an_index_of_other_vectors_or_of_another_size_is_named(dump):
 
 def test_a_dump_without_its_manifest_says_so(dump):
     (dump / "manifest.json").unlink()
-    assert said(dump, "manifest.json: manifest is missing or no JSON")
+    assert said(dump, "manifest.json: manifest is refused: ")
 
 
 def test_pictures_that_are_gone_or_changed_are_named(tmp_path):
