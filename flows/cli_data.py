@@ -65,7 +65,8 @@ def embed(
 
             manifest = fill_dump(there, target, engine, folder, bar("embed"), fetch)
     lost = f"; {lost_rows(manifest['refused'])}: see {target}/parts" if manifest["refused"] else ""
-    print(json.dumps(manifest, indent=1) if as_json else f"{manifest['rows']} rows in {target}{lost}")
+    done = f"{manifest['embedded_shards']} of {manifest['shards']} parts embedded now"
+    print(json.dumps(manifest, indent=1) if as_json else f"{manifest['rows']} rows in {target}, {done}{lost}")
 
 
 @contextmanager

@@ -25,6 +25,8 @@ def search(
     if is_dump(name):
         table, own = searchable_dump(Path(name)), Path(name) / "clip"
         if clip is None and not (own / "clip.json").is_file():
+            if not (Path(name) / "manifest.json").is_file():
+                raise ValueError(f"{name} was not finished: run embed again")
             raise ValueError(f"{name} holds no CLIP: import it again with --clip, the one that made it")
         encoder = open_encoder(clip or own)
         refuse_other_clip(Path(name), encoder)

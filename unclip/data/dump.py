@@ -64,6 +64,7 @@ def fill_dump(
     Raises: ValueError for a bad source, a dump made with another CLIP or of another source, or one being written.
     """
     recipes = pair_recipes(source.urls) if isinstance(source, FetchedConfig) else shard_recipes(source)
+    refuse_no_dump(out)
     (out / "parts").mkdir(parents=True, exist_ok=True)
     with only_writer(out):
         refuse_other_clip(out, engine.facts, AGREEING)
@@ -158,6 +159,14 @@ def write_files(record: Path, said: dict[str, Any], made: Made, encoder: Encoder
     source = {"rows": len(made.rows), "kept": len(made.rows) - sum(refused.values()), "refused": refused}
     counts = {"source": source, "rows": len(made.places), "refused": made.refused, "files": digests}
     write_record(record, said | counts)
+
+
+def refuse_no_dump(out: Path) -> None:
+    """Raises: ValueError for a file, or a folder that holds other things than a dump."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out must be a folder, {out} is a file")
+    if out.is_dir() and any(out.iterdir()) and not (out / "parts").is_dir():
+        raise ValueError(f"--out must be a dump, or a folder that is new or empty; {out} holds other files")
 
 
 @contextmanager

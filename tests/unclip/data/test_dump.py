@@ -179,3 +179,11 @@ def test_neither_or_both_of_text_and_image_is_refused(tmp_path):
         search_dump(tmp_path, TinyEncoder(), None, None, 1)
     with pytest.raises(ValueError, match="is no dump"):
         search_dump(tmp_path, TinyEncoder(), "a", None, 1)
+
+
+def test_a_folder_of_other_things_is_no_place_for_a_dump(tmp_path):
+    (tmp_path / "dump").mkdir()
+    (tmp_path / "dump" / "holiday.jpg").write_bytes(b"a picture")
+    with pytest.raises(ValueError, match="or a folder that is new or empty"):
+        dump(tmp_path)
+    assert [path.name for path in (tmp_path / "dump").iterdir()] == ["holiday.jpg"]
