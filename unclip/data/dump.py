@@ -24,7 +24,7 @@ from unclip.data.digests import file_digest, known_digest
 from unclip.data.dump_engine import Engine, Job
 from unclip.data.dump_records import read_record, record_or_none, write_record
 from unclip.data.embed import Encoder, EncoderFacts, Made, info_of
-from unclip.data.fetched import FetchedConfig, fetched_listing, fetched_recipes
+from unclip.data.fetched import PICTURES, RECORD, FetchedConfig, fetched_listing, fetched_recipes
 from unclip.data.index import grow_index
 from unclip.data.listings import Listing, folder_listing, tar_listing
 from unclip.data.part_files import check_part, write_part_of, write_rejects
@@ -165,7 +165,8 @@ def refuse_no_dump(out: Path) -> None:
     """Raises: ValueError for a file, or a folder that holds other things than a dump."""
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out must be a folder, {out} is a file")
-    if out.is_dir() and any(out.iterdir()) and not (out / "parts").is_dir():
+    is_begun = (out / "parts").is_dir() or any(out.glob(f"{PICTURES}/*/{RECORD}"))
+    if out.is_dir() and any(out.iterdir()) and not is_begun:
         raise ValueError(f"--out must be a dump, or a folder that is new or empty; {out} holds other files")
 
 
