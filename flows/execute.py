@@ -35,6 +35,7 @@ class Work:
 
         def fill(out: Path) -> dict[str, Any]:
             metrics = run_stage(context, out)
+            # known once it is made; the manifest is written after this, with the same dictionary
             parents.update({kind: tuple(a.key for a in made) for kind, made in context.pieces.items()})
             return metrics
 

@@ -19,7 +19,8 @@ def search(
 ) -> tuple[Searchable, list[dict[str, Any]]]:
     """A dump or a pipeline's table, and what it holds nearest to a text or a picture; clip: another than its own.
 
-    Raises: ValueError as `search_dump`, for a name that is neither, and for a text that CLIP cannot read.
+    Raises: ValueError as `one_query` and `refuse_other_clip`, for a name that is neither, and for a text that CLIP
+        cannot read.
     """
     query = one_query(text, image, num)
     if is_dump(name):

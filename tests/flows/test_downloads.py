@@ -57,10 +57,8 @@ class Site:
 
 @pytest.fixture(scope="module")
 def server():
-    server = web.serve()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with web.serving() as address:
+        yield address
 
 
 @pytest.fixture

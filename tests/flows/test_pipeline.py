@@ -3,13 +3,13 @@
 import json
 import re
 import time
-import urllib.request
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from flows.graph import OPTIONAL, STAGES
+from tests.flows.asking import listed, posted
 from tests.flows.golden import GOLDEN, losses_of
 from tests.flows.golden import STAGES as TRAINED_STAGES
 from unclip.data.shards import ShardReader, sample_key
@@ -175,11 +175,6 @@ def test_dropped_rows_are_listed_as_the_funnel_counts_them(shared, ran, tmp_path
     assert "--reason must be one of" in shared("dropped", "shrunken", "--reason", "ugly").stderr
 
 
-def listed(client, run_id, path=None):
-    for file in client.list_artifacts(run_id, path):
-        yield from listed(client, run_id, file.path) if file.is_dir else (file,)
-
-
 def test_prefect_shows_the_run_and_a_task_a_stage(store):
     server = start_server(store.root)
     url = server.wait()
@@ -189,12 +184,6 @@ def test_prefect_shows_the_run_and_a_task_a_stage(store):
     assert (flow_run["name"], flow_run["state_type"]) == ("shrunken", "COMPLETED")
     assert sorted(task["name"].rpartition("-")[0] for task in tasks) == sorted(NAMES)
     assert {task["state_type"] for task in tasks} == {"COMPLETED"}
-
-
-def posted(url):
-    request = urllib.request.Request(url, b"{}", {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=10) as reply:
-        return json.load(reply)
 
 
 def test_a_picture_knows_what_made_it(store, shared, tmp_path):

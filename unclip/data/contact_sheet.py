@@ -48,26 +48,33 @@ def draw_tile(sheet: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, left: i
     top += LINE_PX
     if tile.picture is None:
         draw.rectangle((left, top, left + TILE_PX - 1, top + TILE_PX - 1), BLANK)
-        draw.multiline_text((left + 8, top + 8), wrapped(tile.why, 8, TILE_PX - 16), FAINT, font(FONT_PX))
+        draw.multiline_text((left + 8, top + 8), lines_of(tile.why, 8, TILE_PX - 16), FAINT, font(FONT_PX))
     else:
         scale = TILE_PX / max(tile.picture.size)
         size = (max(1, round(tile.picture.width * scale)), max(1, round(tile.picture.height * scale)))
         small = tile.picture.resize(size, Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.NEAREST)
         sheet.paste(small, (left + (TILE_PX - size[0]) // 2, top + (TILE_PX - size[1]) // 2))
-    draw.multiline_text((left, top + TILE_PX + 2), wrapped(tile.caption, TEXT_LINES), INK, font(FONT_PX))
+    draw.multiline_text((left, top + TILE_PX + 2), lines_of(tile.caption, TEXT_LINES), INK, font(FONT_PX))
 
 
-def wrapped(text: str, num_lines: int, width_px: int = TILE_PX) -> str:
-    """The text in lines that fit under a tile; what does not fit is cut with an ellipsis."""
-    lines = textwrap.wrap(one_line(text), LINE_CHARS, max_lines=num_lines, placeholder="…")
-    return "\n".join(cut(line, width_px) for line in lines)
+def lines_of(text: str, num_lines: int, width_px: int = TILE_PX) -> str:
+    """The text in lines that fit on a tile."""
+    return "\n".join(wrapped(text, width_px, num_lines, FONT_PX))
 
 
-def cut(line: str, width_px: int) -> str:
-    """The line as far as it fits into a width."""
-    while font(FONT_PX).getlength(line) > width_px:
-        line = line[:-2] + "…"
-    return line
+def wrapped(text: str, width_px: int, num_lines: int, size_px: int) -> list[str]:
+    """The first lines of a text, at most `width_px` wide each, broken at spaces if there are; then an ellipsis."""
+    lines: list[str] = []
+    rest = " ".join(one_line(text).split())
+    while rest and len(lines) < num_lines:
+        fits = next((n for n in range(min(len(rest), 80), 0, -1) if font(size_px).getlength(rest[:n]) <= width_px), 1)
+        space = rest.rfind(" ", 0, fits + 1)
+        fits = space if space > 0 and fits < len(rest) and num_lines > 1 else fits
+        lines.append(rest[:fits])
+        rest = rest[fits:].lstrip()
+    if rest and lines:
+        lines[-1] = lines[-1][:-1] + "…"
+    return lines
 
 
 def one_line(text: str) -> str:

@@ -41,13 +41,6 @@ MAKING_PARTS = ("unclip.data.part_files",)  # and all that they import
 SAME_VECTORS = tuple(name for name in AGREEING if name != "model")  # by whatever name the CLIP goes
 
 
-def embed_dump(
-    source: DumpSource, out: Path, encoder: Encoder, clip: Path, batch_size: int, progress: Callable[..., None]
-) -> dict[str, Any]:
-    """Embed every shard of a source into the dump `out`, in this process; as `fill_dump`."""
-    return fill_dump(source, out, Engine(encoder, (lambda: encoder,), batch_size=batch_size), clip, progress)
-
-
 def fill_dump(
     source: DumpSource,
     out: Path,

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from unclip.data.digests import file_digest
 from unclip.data.dump import part_paths, refused
 from unclip.data.dump_records import read_record
-from unclip.data.near_duplicates import near_pairs
 from unclip.data.spreads import Spread, drawn_rows, repeated
 from unclip.data.table import AGREEING, EMBEDDED, NOT_IMPORTED, Floats, TableInfo, check_agree, matrix, unit
 
@@ -116,7 +115,7 @@ def likenesses(keys: Sequence[str], captions: Sequence[str], vectors: Floats) ->
     return {
         "similarity": {"edges": edges.round(2).tolist(), "counts": counts.tolist(), "rows_compared": len(vectors)},
         "nearest_pairs": pairs,
-        "duplicate_pairs": sum(1 for _ in near_pairs(vectors, DUPLICATE_COSINE)),
+        "duplicate_pairs": int((similar[one, other] >= DUPLICATE_COSINE).sum()),
     }
 
 

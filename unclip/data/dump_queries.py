@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from unclip.data.contact_sheet import Tile, contact_sheet
-from unclip.data.dump import part_paths, refuse_other_clip, rows_path
+from unclip.data.dump import part_paths, rows_path
 from unclip.data.dump_pictures import DumpPictures, ReadPicture
 from unclip.data.embed import Encoder
 from unclip.data.images import open_rgb
@@ -30,17 +30,6 @@ class Searchable:
 def searchable_dump(dump: Path, source: Path | None = None) -> Searchable:
     """A dump to be searched; source: where its pictures lie now. Raises: ValueError when the folder is no dump."""
     return Searchable(index=dump, rows=[rows_path(part) for part in part_paths(dump)], read=DumpPictures(dump, source))
-
-
-def search_dump(dump: Path, encoder: Encoder, text: str | None, image: Path | None, k: int) -> list[dict[str, Any]]:
-    """The k rows of a dump whose images are nearest to a text or a picture, as `search_table` has them.
-
-    Raises: ValueError as `search_table`, and when the CLIP is not the dump's.
-    """
-    query = one_query(text, image, k)
-    table = searchable_dump(dump)
-    refuse_other_clip(dump, encoder)
-    return search_table(table, encoder, query, k)
 
 
 def one_query(text: str | None, image: Path | None, k: int) -> str | Path:

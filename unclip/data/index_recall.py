@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unclip.data.config import IndexConfig
+from unclip.data.spreads import drawn_rows
 from unclip.data.table import Floats, check_agree, unit, vectors_in, vectors_of
 
 NUM_QUERIES = 256
@@ -27,13 +28,8 @@ Nearest = tuple[Floats, Indices]
 
 def sampled(parts: Sequence[Path], column: str, counts: Sequence[int], most: int, seed: int) -> Floats:
     """At most `most` unit vectors of a column, drawn from all parts by `seed`, in the order of the table."""
-    size = sum(counts)
-    chosen = np.sort(np.random.default_rng(seed).choice(size, min(most, size), replace=False))
-    starts = np.cumsum([0, *counts])
-    blocks = [
-        vectors[chosen[(chosen >= low) & (chosen < low + len(vectors))] - low]
-        for vectors, low in zip(vectors_in(parts, column), starts, strict=False)
-    ]
+    chosen = drawn_rows(counts, most, seed)
+    blocks = [vectors[rows] for vectors, rows in zip(vectors_in(parts, column), chosen, strict=True)]
     return unit(np.concatenate(blocks))
 
 

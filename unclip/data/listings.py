@@ -4,6 +4,7 @@ A listing is small enough to be sent to another process, and `rows` makes a smal
 """
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from unclip.data.sources import Found, file_in, foreign_groups, foreign_sample, 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Listing:
+class Listing(ABC):
     """Where the rows of a shard are, in order of their keys."""
 
     path: Path  # tar or folder
@@ -28,9 +29,9 @@ class Listing:
         """Some rows of it."""
         return replace(self, keys=[self.keys[i] for i in chosen], entries=[self.entries[i] for i in chosen])
 
+    @abstractmethod
     def find(self, i: int) -> Found:
         """Row `i` as it lies in the source, unchecked."""
-        raise NotImplementedError
 
 
 class FolderListing(Listing):

@@ -203,17 +203,6 @@ def thinned(pairs: Pairs, size: int) -> Pairs:
     return np.stack([groups.firsts(), np.arange(size)], axis=1)
 
 
-def near_pairs(vectors: Floats, min_cosine: float) -> Iterator[tuple[int, int]]:
-    """Pairs i < j of unit vectors (N, D) whose cosine is at least `min_cosine`; exact."""
-    for start in range(0, len(vectors), BLOCK_ROWS):
-        block = vectors[start : start + BLOCK_ROWS]
-        for first in range(start, len(vectors), BLOCK_ROWS):
-            one, other = np.nonzero(block @ vectors[first : first + BLOCK_ROWS].T >= min_cosine)
-            for i, j in zip((one + start).tolist(), (other + first).tolist(), strict=True):
-                if i < j:
-                    yield i, j
-
-
 def cells(rows: RawRows, members: Indices, rng: np.random.Generator) -> Iterator[Indices]:
     """The members in cells of at most CELL_ROWS by k-means, split until they are so small."""
     if len(members) <= CELL_ROWS:

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
+from unclip.data.contact_sheet import font, wrapped
 from unclip.data.dropped import Dropped, Losses
 from unclip.data.shards import ShardReader
 
 NUM_SHOWN = 16
 NUMBER_CHARS = 6  # of a key: unclip.data.shards.sample_key
-TILE_PX, GAP_PX, LINE_PX, NUM_LINES = 128, 10, 14, 3
+TILE_PX, GAP_PX, LINE_PX, FONT_PX, NUM_LINES = 128, 10, 14, 10, 3
 ROW_TILES = 8
 INK, SOFT, PAPER, EMPTY = (40, 44, 50), (110, 116, 124), (251, 250, 248), (228, 225, 218)
 
@@ -88,8 +89,8 @@ def tile(key: str | None, row: Dropped, find: Finder) -> Image.Image:
             raise ValueError(f"no picture: {row.said or row.reason.replace('_', ' ')}")
         picture = ImageOps.contain(find(key), (TILE_PX, TILE_PX))
     except ValueError as error:
-        text = "\n".join(wrapped(str(error), TILE_PX - 12, 7))
-        ImageDraw.Draw(square).multiline_text((6, 6), text, SOFT, font())
+        text = "\n".join(wrapped(str(error), TILE_PX - 12, 7, FONT_PX))
+        ImageDraw.Draw(square).multiline_text((6, 6), text, SOFT, font(FONT_PX))
         return square
     square.paste(picture, ((TILE_PX - picture.width) // 2, (TILE_PX - picture.height) // 2))
     return square
@@ -99,26 +100,5 @@ def write_lines(sheet: Image.Image, at: tuple[int, int], width_px: int, row: Dro
     """What was found, which row it is, and its caption: a line each."""
     first = [row.said if row.key else "", (row.file or row.key or "")[-60:], row.caption]
     for line, text in enumerate(text for text in first if text.strip()):
-        shown = next(iter(wrapped(text, width_px, 1)), "")
-        ImageDraw.Draw(sheet).text((at[0], at[1] + 2 + line * LINE_PX), shown, SOFT if line else INK, font())
-
-
-def wrapped(text: str, width_px: int, num_lines: int) -> list[str]:
-    """The first lines of a text, at most `width_px` wide each, broken at spaces if there are; then an ellipsis."""
-    lines: list[str] = []
-    rest = " ".join(text.split())
-    while rest and len(lines) < num_lines:
-        fits = next((n for n in range(min(len(rest), 80), 0, -1) if font().getlength(rest[:n]) <= width_px), 1)
-        space = rest.rfind(" ", 0, fits + 1)
-        fits = space if space > 0 and fits < len(rest) and num_lines > 1 else fits
-        lines.append(rest[:fits])
-        rest = rest[fits:].lstrip()
-    if rest and lines:
-        lines[-1] = lines[-1][:-1] + "…"
-    return lines
-
-
-@lru_cache(maxsize=1)
-def font() -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    """Pillow's own font: the same on every machine."""
-    return ImageFont.load_default(11)
+        shown = next(iter(wrapped(text, width_px, 1, FONT_PX)), "")
+        ImageDraw.Draw(sheet).text((at[0], at[1] + 2 + line * LINE_PX), shown, SOFT if line else INK, font(FONT_PX))

@@ -8,8 +8,10 @@ import pyarrow.parquet as pq
 
 from tests.unclip.data.data_fixtures import TinyEncoder, sample, write_source
 from unclip.data.config import FolderConfig, ShardsConfig
-from unclip.data.dump import embed_dump
+from unclip.data.dump import fill_dump, refuse_other_clip
+from unclip.data.dump_engine import Engine
 from unclip.data.dump_pictures import DumpPictures
+from unclip.data.dump_queries import one_query, search_table, searchable_dump
 from unclip.data.verification import verify_dump
 
 
@@ -22,6 +24,16 @@ def clip_folder(folder):
     (folder / "weights.safetensors").write_bytes(b"weights")
     (folder / "clip.json").write_text("{}")
     return folder
+
+
+def embed_dump(source, out, encoder, clip, batch_size, progress):
+    return fill_dump(source, out, Engine(encoder, (lambda: encoder,), batch_size=batch_size), clip, progress)
+
+
+def search_dump(dump, encoder, text, image, k):
+    query, table = one_query(text, image, k), searchable_dump(dump)
+    refuse_other_clip(dump, encoder)
+    return search_table(table, encoder, query, k)
 
 
 def embedded(source, out, encoder=None):

@@ -5,7 +5,7 @@ from PIL import Image
 
 from tests.unclip.data.data_fixtures import TinyEncoder, picture, sample, write_source
 from tests.unclip.data.dump_fixtures import folder_dump, tar_dump
-from unclip.data.contact_sheet import FONT_PX, PAPER, TILE_PX, Tile, contact_sheet, font, one_line, wrapped
+from unclip.data.contact_sheet import FONT_PX, PAPER, TILE_PX, Tile, contact_sheet, font, lines_of, one_line
 from unclip.data.dump_pictures import ShardPictures
 from unclip.data.dump_queries import search_table, searchable_dump, sheet_of
 
@@ -40,7 +40,7 @@ def test_a_missing_picture_says_why_and_nothing_to_show_is_a_sheet():
 
 def test_any_caption_fits_its_lines():
     for caption in ("word " * 500, "x" * 10_000, "W" * 99, "a\nb\x00c‮d", "😀" * 50, "", "مرحبا"):
-        lines = wrapped(caption, 3).split("\n")
+        lines = lines_of(caption, 3).split("\n")
         assert len(lines) <= 3 and all(font(FONT_PX).getlength(line) <= TILE_PX for line in lines)
         contact_sheet([Tile(title="", caption=caption)], caption)
     assert one_line("a\nb\x00") == "a b "

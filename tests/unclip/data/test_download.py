@@ -1,4 +1,3 @@
-import io
 import json
 import os
 import pickle
@@ -13,25 +12,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image, ImageCms
 
 from tests.unclip.data import web_server as web
 from tests.unclip.data.data_fixtures import needs_tool
-from unclip.data.advice import ADVICE, advice_on
 from unclip.data.config import DownloadConfig, UrlsConfig
 from unclip.data.download import download, refuse
-from unclip.data.fates import PATTERNS, may_pass, status_of
+from unclip.data.fates import status_of
 from unclip.data.fetch import require_distributor, tool_python
 from unclip.data.fetcher import Fetcher, is_public
 from unclip.data.gate import Gate, TooFewSuccesses
-from unclip.data.originals import Refused, take_picture
 from unclip.data.rows import read_rows
 from unclip.data.shards import ShardReader
-from unclip.data.urls import REFUSALS, write_pairs
+from unclip.data.urls import write_pairs
 from unclip.launch import Stopped
-from unclip.recipe import NEUTRAL_MODULES, code_modules
 
 GOOD = ["plain.jpg", "plain.png", "wide.png", "sideways.jpg", "grey16.png"]
 GOOD += ["palette.png", "cmyk.jpg", "moving.gif", "redirect", "busy.jpg"]
@@ -39,17 +32,6 @@ GOOD += ["hostile-named-opt-out"]  # by X-Robots-Tag to a reader that we are not
 CONFIG = DownloadConfig(
     allow_private=True, timeout_s=2, max_bytes=200_000, max_side_px=200, num_processes=1, num_threads=16
 )
-FATES = {
-    "gone.jpg": "http_404",
-    "page.html": "not_an_image",
-    "cut.jpg": "truncated",
-    "short.jpg": "truncated",
-    "bomb.png": "too_many_pixels",
-    "heavy.png": "too_large",
-    "drip.jpg": "timeout",
-    "optout.jpg": "robots",
-    "to-file": "redirects",
-}
 
 
 def freeze(folder, lines):
@@ -61,17 +43,15 @@ def freeze(folder, lines):
 
 @pytest.fixture(scope="module")
 def server():
-    server = web.serve()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with web.serving() as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def fetched(tmp_path_factory, server):
     """One download of every kind of row: (folder, rows by the URL's last part, metrics)."""
     out = tmp_path_factory.mktemp("download")
-    lines = [(f"{server}/{name}", name) for name in [*GOOD, *FATES, "plain.jpg"]]
+    lines = [(f"{server}/{name}", name) for name in [*GOOD, *web.FATES, "plain.jpg"]]
     pairs = freeze(out, [*lines, ("file:///etc/hostname", "file"), ("nonsense", "nonsense"), (lines[0][0], "again")])
     metrics = download(pairs, 3, CONFIG, out, lambda *_, **__: None)
     return out, read_rows(out / "rows.parquet"), metrics
@@ -84,7 +64,7 @@ def pixels(fetched, caption):
 
 @needs_tool
 def test_every_row_of_the_list_is_accounted_for(fetched):
-    wanted = ["ok"] * len(GOOD) + list(FATES.values()) + ["duplicate", "scheme", "malformed", "ok"]
+    wanted = ["ok"] * len(GOOD) + list(web.FATES.values()) + ["duplicate", "scheme", "malformed", "ok"]
     assert [row.status for row in fetched[1]] == wanted, [(r.status, r.detail) for r in fetched[1]]
     assert all(row.detail for row in fetched[1] if row.status != "ok")
 
@@ -297,25 +277,6 @@ def test_a_missing_tool_environment_is_one_clear_error(monkeypatch, tmp_path):
         tool_python()
 
 
-def test_a_colour_profile_is_applied():
-    picture = take_picture(web.encoded(web.solid(), "PNG", icc_profile=web.swapped_profile()), CONFIG)
-    red, _, blue = np.asarray(Image.open(io.BytesIO(picture.data)))[0, 0].tolist()
-    assert red < 60 and blue > 200
-
-
-def test_an_srgb_profile_changes_no_byte():
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    data = web.encoded(web.solid(), "PNG", icc_profile=profile)
-    assert take_picture(data, CONFIG).data == data
-
-
-@pytest.mark.parametrize("name", ["/cut.jpg", "/page.html", "/bomb.png", "/heavy.png"])
-def test_what_is_refused_says_why(name):
-    with pytest.raises(Refused) as error:
-        take_picture(web.PICTURES[name], CONFIG)
-    assert error.value.status == FATES[name[1:]] and str(error.value)
-
-
 @pytest.mark.parametrize(
     ("address", "public"),
     [
@@ -337,49 +298,3 @@ def test_what_is_refused_says_why(name):
 )
 def test_only_the_internet_is_public(address, public):
     assert is_public(address) is public
-
-
-def test_errors_are_sorted_by_whether_they_may_pass():
-    texts = ["HTTP Error 404: Not Found", "HTTP Error 503: Busy", "[Errno -2] Name or service not known", "timed out"]
-    texts += ["no request ended for download.stall_s = 60 s", "certificate has expired"]
-    statuses = [status_of(text) for text in texts]
-    assert statuses == ["http_404", "http_503", "dns", "timeout", "unfinished", "tls"]
-    assert [may_pass(status) for status in statuses] == [False, True, True, True, True, False]
-
-
-@pytest.mark.parametrize("status", [status for _, status in PATTERNS] + list(REFUSALS) + list(FATES.values()))
-def test_every_status_has_its_own_advice(status):
-    assert status == "failed" or advice_on(status) != advice_on("failed")
-    assert len(advice_on(status).meaning) <= 40
-
-
-def test_other_words_of_advice_fetch_nothing_again():
-    modules = code_modules(("tasks.download",))
-    assert {"unclip.data.advice", "unclip.data.fates"} <= modules and "unclip.data.advice" in NEUTRAL_MODULES
-
-
-def test_codes_without_advice_of_their_own_have_that_of_their_kind():
-    assert advice_on("http_503") == advice_on("http_500") == ADVICE["http_5xx"]
-    assert advice_on("http_418") == ADVICE["http_4xx"] and advice_on("http_999") == ADVICE["http"]
-
-
-@given(
-    st.sampled_from(["/plain.jpg", "/plain.png", "/moving.gif", "/cmyk.jpg"]),
-    st.integers(0, 2**32),
-    st.binary(max_size=6),
-)
-def test_damaged_bytes_are_a_picture_or_a_reason(name, where, junk):
-    data = web.PICTURES[name]
-    at = where % len(data)
-    try:
-        picture = take_picture(data[:at] + junk + data[at + len(junk) :], CONFIG)
-    except Refused as refused:
-        assert refused.status and str(refused)
-    else:
-        assert Image.open(io.BytesIO(picture.data)).size == (picture.width, picture.height)
-
-
-def test_a_picture_with_broken_exif_is_a_refused_row():
-    data = web.encoded(web.solid(), "PNG", exif=b"Exif\0\0MM\xd7*\0\0\0\x08")
-    with pytest.raises(Refused, match="not a TIFF file"):
-        take_picture(data, CONFIG)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from tests.unclip.data.data_fixtures import picture, sample
 from unclip.data.config import FilterConfig
+from unclip.data.contact_sheet import wrapped
 from unclip.data.dropped import Dropped, Losses, draw
 from unclip.data.filters import filter_rows
 from unclip.data.funnel import read_funnel, source_steps
@@ -16,7 +17,7 @@ from unclip.data.rows import Row, sample_id
 from unclip.data.scores import read_scores, score_shard
 from unclip.data.shards import ShardReader, row_of
 from unclip.data.sources import Admission, write_admissions
-from unclip.report.dropped_sheet import EMPTY, TILE_PX, dropped_sheet, picture_finder, wrapped, write_sheets
+from unclip.report.dropped_sheet import EMPTY, FONT_PX, TILE_PX, dropped_sheet, picture_finder, write_sheets
 
 
 def shard_with_refusals(folder, number, size=6):
@@ -95,7 +96,7 @@ def test_each_reason_has_a_sheet_and_a_row_without_a_picture_says_why(lost, tmp_
 
 @pytest.mark.parametrize("text", ["a b" * 400, "犬" * 300, "x\n\ty", "", "🙂" * 99, "‮gnorw", "e\u0301" * 500])
 def test_any_text_fits_its_lines(text):
-    lines = wrapped(text, 100, 3)
+    lines = wrapped(text, 100, 3, FONT_PX)
     assert len(lines) == (3 if len(text) > 98 else min(1, len(text)))
 
 

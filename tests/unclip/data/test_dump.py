@@ -4,12 +4,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unclip.data.data_fixtures import TinyEncoder, sample, write_source
-from tests.unclip.data.dump_fixtures import verified
+from tests.unclip.data.dump_fixtures import embed_dump, search_dump, verified
 from unclip.data import sources
 from unclip.data.config import FolderConfig, ShardsConfig
-from unclip.data.dump import embed_dump, only_writer
+from unclip.data.dump import only_writer
 from unclip.data.dump_figures import inspect_dump
-from unclip.data.dump_queries import search_dump
 
 
 def quiet(*args, **figures):

@@ -9,11 +9,19 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unclip.data.data_fixtures import TinyEncoder, sample
-from tests.unclip.data.dump_fixtures import clip_folder, embedded, folder_dump, tar_dump, vectors, verified
+from tests.unclip.data.dump_fixtures import (
+    clip_folder,
+    embed_dump,
+    embedded,
+    folder_dump,
+    search_dump,
+    tar_dump,
+    vectors,
+    verified,
+)
 from unclip.data.config import ShardsConfig
-from unclip.data.dump import embed_dump, part_paths
+from unclip.data.dump import part_paths
 from unclip.data.dump_figures import inspect_dump
-from unclip.data.dump_queries import search_dump
 from unclip.data.exports import export_dump
 from unclip.data.imports import import_dump
 from unclip.data.table import read_part, read_parts

@@ -77,10 +77,8 @@ print(json.dumps([found, memory("VmHWM") - before]))
 
 @pytest.fixture(scope="module")
 def server():
-    server = web.serve()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
+    with web.serving() as address:
+        yield address
 
 
 def ask(*urls, allow_private=True, **environment):

@@ -5,7 +5,7 @@ import pytest
 
 from tests.unclip.data.data_fixtures import part
 from unclip.data import near_duplicates
-from unclip.data.near_duplicates import Components, RawRows, cells, near_groups, near_pairs, raw_rows, thinned
+from unclip.data.near_duplicates import Components, RawRows, cells, inner_pairs, near_groups, raw_rows, thinned
 from unclip.data.table import read_part, unit
 
 DIM = 32
@@ -47,7 +47,7 @@ def small_cells(monkeypatch):
 def test_blocks_find_the_pairs_of_the_whole_matrix(tmp_path, small_cells):
     rows = planted()
     groups = Components(len(rows))
-    groups.join(np.array(list(near_pairs(unit(rows), 0.96))))
+    groups.join(inner_pairs(unit(rows), 0.96))
     found = exact(tmp_path, rows)
     assert np.array_equal(found.firsts, groups.firsts()) and found.figures["search"] == "exact"
     assert found.figures["joined_rows"] > 100

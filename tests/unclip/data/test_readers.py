@@ -9,9 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.unclip.data.data_fixtures import TinyEncoder
-from tests.unclip.data.dump_fixtures import tar_dump
+from tests.unclip.data.dump_fixtures import search_dump, tar_dump
 from unclip.data.dump import part_paths
-from unclip.data.dump_queries import search_dump
 from unclip.data.table import read_parts
 
 NAMES = [

@@ -8,7 +8,6 @@ import pytest
 from tests.unclip.data.data_fixtures import part
 from unclip.data.config import SelectConfig
 from unclip.data.evaluation_set import read_evaluation_set
-from unclip.data.near_duplicates import near_pairs
 from unclip.data.select import Candidates, kept_table, nearest, select_rows
 from unclip.data.shards import sample_key
 from unclip.data.table import unit
@@ -145,7 +144,5 @@ def test_nothing_left_to_train_on_is_refused(tmp_path):
 def test_blocked_searches_are_those_of_the_whole_matrix(monkeypatch):
     monkeypatch.setattr("unclip.data.select.BLOCK_ROWS", 7)
     vectors, queries = unit(spread(40)), unit(spread(19, seed=1))
-    one, other = np.nonzero(np.triu(vectors @ vectors.T >= 0.2, 1))
-    assert set(near_pairs(vectors, 0.2)) == set(zip(one.tolist(), other.tolist(), strict=True))
     best, cosine = nearest(queries, vectors)
     assert np.array_equal(best, (queries @ vectors.T).argmax(1)) and np.allclose(cosine, (queries @ vectors.T).max(1))

@@ -16,6 +16,19 @@ from urllib.parse import urlsplit
 import numpy as np
 from PIL import Image, ImageCms
 
+# What a request for each ends as in a download.
+FATES = {
+    "gone.jpg": "http_404",
+    "page.html": "not_an_image",
+    "cut.jpg": "truncated",
+    "short.jpg": "truncated",
+    "bomb.png": "too_many_pixels",
+    "heavy.png": "too_large",
+    "drip.jpg": "timeout",
+    "optout.jpg": "robots",
+    "to-file": "redirects",
+}
+
 RED, GREEN = (220, 30, 30), (30, 200, 30)
 
 
@@ -251,3 +264,14 @@ def serve() -> ThreadingHTTPServer:
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server
+
+
+@contextlib.contextmanager
+def serving():
+    """The address of a server that runs as long as the block."""
+    server = serve()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
