@@ -52,12 +52,12 @@ def images_again(rows: Sequence[SampledRow], encoder: Encoder, read: ReadPicture
     there, pixels = [], []
     for row in rows:
         try:
-            image = open_rgb(read(row.part, row.key))
-        except (ValueError, OSError) as error:
+            square = np.asarray(encoder.crop(open_rgb(read(row.part, row.key))))
+        except (ValueError, OSError, MemoryError) as error:
             yield Problem(row.file, "picture", f"not to be had: {error}", "the bytes that were embedded", row.key)
             continue
         there.append(row)
-        pixels.append(np.asarray(encoder.crop(image)))
+        pixels.append(square)
     if there:
         yield from compared("image", there, encoder.encode_image(padded(np.stack(pixels), ENCODED_TOGETHER)))
 
