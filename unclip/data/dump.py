@@ -73,7 +73,7 @@ def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None
     for left in parts.glob(f"{ASIDE}*"):  # of a run that was killed
         shutil.rmtree(left, ignore_errors=True)
     missing = plan.missing()
-    surplus = sorted(parts.glob("*.json"))[len(plan.recipes) :]
+    surplus = plan.surplus()
     if missing or surplus or not is_finished(out):
         (out / "manifest.json").unlink(missing_ok=True)
         engine.embed(plan.jobs(missing), progress)
@@ -97,6 +97,12 @@ class Plan:
     def missing(self) -> list[int]:
         """The shards whose parts the dump lacks, or has otherwise."""
         return [shard for shard in range(len(self.recipes)) if not part_is_there(self.out, shard, self.recipe(shard))]
+
+    def surplus(self) -> list[Path]:
+        """The records of parts after the source's last shard: there, or gone with a file left that a kill spared."""
+        names = {path.name.partition(".")[0] for path in (self.out / "parts").glob("[0-9]*.*")}
+        numbers = sorted(int(name) for name in names if name.isdecimal())
+        return [self.record(number) for number in numbers if number >= len(self.recipes)]
 
     def recipe(self, shard: int) -> dict[str, Any]:
         """What decides the bytes of a part."""

@@ -1,5 +1,7 @@
 """Facts about the data team's dump."""
 
+import shutil
+
 import pyarrow.parquet as pq
 import pytest
 
@@ -140,6 +142,28 @@ def test_a_dump_that_was_killed_goes_on(tmp_path):
     assert "not finished" in inspect_dump(tmp_path / "dump")["problems"][0]
     assert dump(tmp_path)["embedded_shards"] == 1
     assert {p.name: p.read_bytes() for p in (tmp_path / "dump").rglob("*.parquet")} == whole
+
+
+@pytest.mark.parametrize("left", ["000002.json", "000002.parquet"])
+def test_a_part_after_the_last_tar_goes_whatever_is_missing_before_it(tmp_path, left):
+    dump(tmp_path, 3)
+    parts = tmp_path / "dump" / "parts"
+    for path in parts.glob("00000[12].*"):  # the second failed, or of the third a kill left a file
+        if path.name.startswith("000001") or (left.endswith("parquet") and path.name != left):
+            path.unlink()
+    shutil.rmtree(tmp_path / "s1")
+    clip, source = tmp_path / "clip", ShardsConfig(pattern=str(tmp_path / "s*" / "shard.tar"))
+    assert embed_dump(source, tmp_path / "dump", TinyEncoder(), clip, 4, quiet)["rows"] == 16
+    assert not list(parts.glob("000002*")) and verified(tmp_path / "dump") == []
+
+
+def test_a_part_that_no_record_knows_is_found(tmp_path):
+    dump(tmp_path, 1)
+    parts = tmp_path / "dump" / "parts"
+    shutil.copyfile(parts / "000000.parquet", parts / "000007.parquet")
+    assert verified(tmp_path / "dump") == [
+        "parts/000007.parquet: part is not in manifest.json, allowed: a part of the finished dump"
+    ]
 
 
 class BrokenEncoder(TinyEncoder):
