@@ -44,6 +44,7 @@ def embed(
     from unclip.data.config import DownloadConfig, EmbedConfig, UrlsConfig
     from unclip.data.dump import DumpSource, fill_dump
     from unclip.data.fetched import PICTURES, FetchedConfig, fetch_list
+    from unclip.data.index_figures import index_line
     from unclip.store import Store
 
     num_workers = default_workers() if workers is None else workers
@@ -66,7 +67,11 @@ def embed(
             manifest = fill_dump(there, target, engine, folder, bar("embed"), fetch)
     lost = f"; {lost_rows(manifest['refused'])}: see {target}/parts" if manifest["refused"] else ""
     done = f"{manifest['embedded_shards']} of {manifest['shards']} parts embedded now"
-    print(json.dumps(manifest, indent=1) if as_json else f"{manifest['rows']} rows in {target}, {done}{lost}")
+    if as_json:
+        print(json.dumps(manifest, indent=1))
+        return
+    print(f"{manifest['rows']} rows in {target}, {done}{lost}")
+    print(index_line(manifest["index"]))
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from unclip.data.config import IndexConfig
 from unclip.data.digests import file_digest
 from unclip.data.index import grow_index, kept_in, write_index
 from unclip.data.index_codes import open_index
+from unclip.data.index_figures import index_line
 from unclip.data.index_files import search
 from unclip.data.index_lists import Kind, kind_of, learn_lists
 from unclip.data.index_recall import exact_nearest, rows_at
@@ -56,6 +57,12 @@ def test_a_small_table_is_searched_exactly_and_says_why(tmp_path):
     figures = indexed(tmp_path / "out", parts(tmp_path))
     assert figures["kind"] == "flat" and figures["recall_at_10"] == 1.0
     assert figures["reason"] == "800 rows, from 0 and below 100000"
+
+
+def test_an_index_with_lists_says_in_one_line_what_a_search_in_it_finds(tmp_path):
+    figures = indexed(tmp_path / "out", parts(tmp_path), num_probes=5, min_recall=0.1, **LISTS)
+    recall = f"recall@1 {figures['recall_at_1']:.3f}, @10 {figures['recall_at_10']:.3f}"
+    assert index_line(figures) == f"index: ivf (800 rows, ivf as set), 5 of 12 lists searched, {recall}"
 
 
 @pytest.mark.parametrize(
