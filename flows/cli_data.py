@@ -42,7 +42,8 @@ def embed(
 
     from tasks.dump import clip_folder, default_workers, dump_source, engine_of, known_devices
     from unclip.data.config import DownloadConfig, EmbedConfig, UrlsConfig
-    from unclip.data.dump import DumpSource, fill_dump
+    from unclip.data.dump import fill_dump
+    from unclip.data.dump_origin import DumpSource
     from unclip.data.fetched import PICTURES, FetchedConfig, fetch_list
     from unclip.data.index_figures import index_line
     from unclip.store import Store

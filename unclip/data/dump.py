@@ -6,7 +6,6 @@ A dump is `parts/NNNNNN.parquet` with `.rows.parquet`, `.rejects.parquet` and `.
 
 import fcntl
 import os
-import re
 import shutil
 import tempfile
 from collections import Counter
@@ -19,9 +18,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from unclip.data.config import FolderConfig, IndexConfig, ShardsConfig
+from unclip.data.config import FolderConfig, IndexConfig
 from unclip.data.digests import file_digest, known_digest
 from unclip.data.dump_engine import Engine, Job
+from unclip.data.dump_origin import DumpSource, origin, refuse_other_clip, refuse_other_source
 from unclip.data.dump_records import read_record, record_or_none, write_record
 from unclip.data.embed import Encoder, EncoderFacts, Made, info_of
 from unclip.data.fetched import PICTURES, RECORD, FetchedConfig, fetched_listing, fetched_recipes
@@ -30,15 +30,13 @@ from unclip.data.listings import Listing, folder_listing, tar_listing
 from unclip.data.part_files import check_part, write_part_of, write_rejects
 from unclip.data.rows import refusals, write_rows
 from unclip.data.source_plan import folder_chunks, shard_recipes, tar_paths
-from unclip.data.table import AGREEING, UNKNOWN, TableInfo, read_info
+from unclip.data.table import AGREEING, read_info
 from unclip.data.urls import pair_recipes
 from unclip.recipe import code_digest, digest_of
 
-DumpSource = FolderConfig | ShardsConfig | FetchedConfig
 MADE_FROM = "made_from.json"  # of a pretrained CLIP: the name and the digest of its file
 ASIDE = ".part-"  # folders of parts that are being written
 MAKING_PARTS = ("unclip.data.part_files",)  # and all that they import
-SAME_VECTORS = tuple(name for name in AGREEING if name != "model")  # by whatever name the CLIP goes
 
 
 def fill_dump(
@@ -256,42 +254,6 @@ def part_paths(dump: Path) -> list[Path]:
     if not paths:
         raise ValueError(f"{dump} is no dump: it has no parts/*.parquet")
     return paths
-
-
-def refuse_other_clip(dump: Path, encoder: EncoderFacts, agreeing: tuple[str, ...] = SAME_VECTORS) -> None:
-    """Raises: ValueError when the dump has parts that were made otherwise than this encoder would.
-
-    The first part speaks for all: none is written beside it that differs. agreeing: what the two must have in common.
-    """
-    if not any((dump / "parts").glob("*.json")):
-        return
-    first = part_paths(dump)[0]
-    info: TableInfo = read_info(first)
-    record = record_or_none(first.with_suffix(".json"), "recipe") or {"recipe": {}}
-    network = record["recipe"].get("network_digest", UNKNOWN)
-    said = {name: getattr(info, name) for name in agreeing} | {"network_digest": network}
-    for name, value in said.items():
-        given = getattr(encoder, "name" if name == "model" else name)
-        is_unknown = name != "weights_digest" and value == UNKNOWN  # of an imported dump
-        if value != given and not is_unknown:
-            raise ValueError(f"{dump} was made with {name} {value}, the CLIP given has {given}")
-
-
-def refuse_other_source(dump: Path, source: DumpSource) -> None:
-    """Raises: ValueError when the dump has parts of another source; the same one may have grown or changed."""
-    for record in sorted((dump / "parts").glob("*.json")):
-        said = record_or_none(record, "origin")  # a damaged part is made again
-        if said is not None and said["origin"] != origin(source):
-            raise ValueError(f"{dump} holds the {said['origin']}, not the {origin(source)}: give another --out")
-
-
-def origin(source: DumpSource) -> str:
-    """What stays of a source when it grows: its kind and its folder."""
-    if isinstance(source, FolderConfig):
-        return f"pictures of {Path(source.folder).resolve()}"
-    if isinstance(source, FetchedConfig):
-        return f"addresses of {Path(source.urls.path).resolve()}"
-    return f"tars of {Path(re.split(r'[{*?[]', source.pattern)[0] + 'x').parent.resolve()}"
 
 
 def copy_clip(clip: Path, folder: Path, facts: EncoderFacts) -> None:

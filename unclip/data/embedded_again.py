@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unclip.data.dump import part_paths, refuse_other_clip
+from unclip.data.dump import part_paths
+from unclip.data.dump_origin import refuse_other_clip
 from unclip.data.dump_pictures import ReadPicture
 from unclip.data.embed import MIN_CHECK_COSINE, Encoder, padded
 from unclip.data.images import open_rgb
