@@ -43,6 +43,22 @@ def test_figures_and_verdict_fit_a_terminal(shared, dump):
     assert done.stdout == "360 rows in 2 parts, 8 embedded again: all as they must be\n"
 
 
+def test_another_index_is_asked_for_on_the_command_line(shared, dump, tmp_path):
+    embed = (
+        "embed",
+        dump.parent / "tars0" / "*.tar",
+        "--out",
+        shutil.copytree(dump, tmp_path / "dump"),
+        "--clip",
+        "shrunken",
+    )
+    done = shared(*embed, "--index-kind", "ivf", "--min-recall", "0.2")
+    first, second = done.stdout.splitlines()
+    assert first.endswith("0 of 2 parts embedded now") and second.startswith("index: ivf (360 rows, ivf as set), ")
+    for words, said in (("zip",), "must be one of auto, flat"), (("flat", "--min-recall", "0.2"), "has no effect"):
+        assert said in shared(*embed, "--index-kind", *words).stderr
+
+
 def test_a_damaged_dump_is_exit_code_one_and_a_line_a_problem(shared, dump, tmp_path):
     whole = (dump / "parts/000001.parquet").read_bytes()
     rewrite(dump / "parts/000001.parquet", image_norm=put(3, 1.0))

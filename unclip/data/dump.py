@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from unclip.recipe import code_digest, digest_of
 
 MADE_FROM = "made_from.json"  # of a pretrained CLIP: the name and the digest of its file
 ASIDE = ".part-"  # folders of parts that are being written
+DEFAULT_INDEX = IndexConfig()
 MAKING_PARTS = ("unclip.data.part_files",)  # and all that they import
 
 
@@ -46,13 +47,16 @@ def fill_dump(
     clip: Path,
     progress: Callable[..., None],
     fetch: Callable[[], object] = lambda: None,
+    index: IndexConfig = DEFAULT_INDEX,
 ) -> dict[str, Any]:
     """Embed every shard of a source into the dump `out`; shards that it holds already cost nothing.
 
     clip: the folder of the encoder's weights, copied into the dump. fetch: brings a URL list's pictures, once the dump
-    is known to be that list's. Returns the manifest.
+    is known to be that list's. index: another than that of the manifest is built over the parts that are there.
+    Returns the manifest.
 
-    Raises: ValueError for a bad source, a dump made with another CLIP or of another source, or one being written.
+    Raises: ValueError for a bad source, a dump made with another CLIP or of another source, one being written, or an
+        index of many rows that finds too little.
     """
     recipes = pair_recipes(source.urls) if isinstance(source, FetchedConfig) else shard_recipes(source)
     refuse_no_dump(out)
@@ -63,7 +67,7 @@ def fill_dump(
         if isinstance(source, FetchedConfig):
             fetch()
             recipes = fetched_recipes(source)
-        return _fill(Plan(source, recipes, out, how_of(engine, source)), engine, clip, progress)
+        return _fill(Plan(source, recipes, out, how_of(engine, source), index), engine, clip, progress)
 
 
 def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None]) -> dict[str, Any]:
@@ -72,13 +76,13 @@ def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None
         shutil.rmtree(left, ignore_errors=True)
     missing = plan.missing()
     surplus = plan.surplus()
-    if missing or surplus or not is_finished(out):
+    if missing or surplus or not is_finished(out, plan.index):
         (out / "manifest.json").unlink(missing_ok=True)
         engine.embed(plan.jobs(missing), progress)
         for record in surplus:
             drop_part(record)
         copy_clip(clip, out / "clip", engine.facts)
-        finish(out)
+        finish(out, plan.index)
     progress(1, 1)
     return read_record(out / "manifest.json") | {"embedded_shards": len(missing), "shards": len(plan.recipes)}
 
@@ -91,6 +95,7 @@ class Plan:
     recipes: list[dict[str, Any]]  # of the source's shards
     out: Path
     how: dict[str, Any]  # that parts are made, whatever the shard
+    index: IndexConfig
 
     def missing(self) -> list[int]:
         """The shards whose parts the dump lacks, or has otherwise."""
@@ -178,13 +183,13 @@ def only_writer(out: Path) -> Iterator[None]:
         yield
 
 
-def finish(out: Path) -> None:
+def finish(out: Path, config: IndexConfig = DEFAULT_INDEX) -> None:
     """Build the index over all parts and write the manifest: what is where, with digests.
 
     What a part's record says of its files is not found out again.
     """
     parts = part_paths(out)
-    index = grow_index(IndexConfig(), parts, out, seed=0)
+    index = grow_index(config, parts, out, seed=0)
     records = [read_record(part.with_suffix(".json"), "files", "rows", "refused") for part in parts]
     info = read_info(parts[0])
     beside = [path for path in sorted(out.glob("[!.]*.*")) if path.is_file()]
@@ -194,15 +199,16 @@ def finish(out: Path) -> None:
         "refused": dict(sum((Counter(record["refused"]) for record in records), Counter[str]())),
         "clip": {name: getattr(info, name) for name in AGREEING},
         "index": index,
+        "index_settings": asdict(config),
         "files": files | {path.name: file_digest(path) for path in beside},
     }
     write_record(out / "manifest.json", manifest)
 
 
-def is_finished(out: Path) -> bool:
-    """Whether the dump has its manifest and what this says is beside the parts: index, key map, CLIP."""
-    manifest = record_or_none(out / "manifest.json", "files", "rows", "refused")
-    if manifest is None:
+def is_finished(out: Path, index: IndexConfig) -> bool:
+    """Whether the dump has its manifest and what this says is beside the parts: CLIP, key map, the index as set."""
+    manifest = record_or_none(out / "manifest.json", "files", "rows", "refused", "index")
+    if manifest is None or manifest.get("index_settings") != asdict(index):
         return False
     beside = [name for name in manifest["files"] if "/" not in name]
     return all((out / name).is_file() for name in (*beside, "clip/clip.json", "clip/weights.safetensors"))

@@ -19,11 +19,11 @@ from typing import Any
 import faiss
 import numpy as np
 
-from unclip.data.config import IndexConfig
+from unclip.data.config import IndexConfig, require
 from unclip.data.digests import file_digest, known_digest
 from unclip.data.index_codes import drift, encode_part, merge_codes, open_index, write_probes
 from unclip.data.index_files import publish, write_keys
-from unclip.data.index_lists import Kind, empty_index, kind_of, learn_lists, load_lists, save_lists
+from unclip.data.index_lists import FROM_ROWS, Kind, empty_index, kind_of, learn_lists, load_lists, save_lists
 from unclip.data.index_recall import (
     NUM_QUERIES,
     NUM_RIVALS,
@@ -41,6 +41,8 @@ from unclip.recipe import code_digest, digest_of
 
 MAX_DRIFT = 1.2  # of the distance to the centroids, new parts over those learned from: alike, up to 1.06
 CODE_ROWS = 16_384  # that codes are learned on
+CODE_VALUES = 256  # of a byte: no fewer rows can teach them
+MAX_EXACT_ROWS = FROM_ROWS["ivf_hnsw"]  # 6 GB of 768 dimensions, all read in every search
 ASIDE = ".index-"  # a folder where an index is made
 
 Inputs = dict[str, tuple[str, ...]]  # digests by what they are of
@@ -159,8 +161,15 @@ class Builder:
         np.save(folder / "queries.npy", queries)
 
     def kind(self, first: int) -> Kind:
-        """The index's kind if it is learned from the first parts."""
-        return kind_of(self.config, sum(self.counts), sum(self.counts[:first]))
+        """The index's kind if it is learned from the first parts. Raises: ValueError where codes cannot be learned."""
+        rows, dimension = sum(self.counts[:first]), check_agree(self.parts[:1])[0].dimension
+        kind = kind_of(self.config, sum(self.counts), rows)
+        if kind.code_bytes is not None:
+            require(
+                dimension % kind.code_bytes == 0, "code_bytes", f"a divisor of {dimension} dimensions", kind.code_bytes
+            )
+            require(rows >= CODE_VALUES, "kind", f"another for {rows} rows: codes need {CODE_VALUES}", kind.name)
+        return kind
 
     def write_flat(self, out: Path) -> None:
         """Write an index of all vectors as they are."""
@@ -218,7 +227,7 @@ def grow_index(config: IndexConfig, parts: Sequence[Path], out: Path, seed: int)
 
     Pieces of parts that are gone, or of lists learned anew, are removed. Where no lists reach the recall it is exact.
 
-    Raises: ValueError for an empty table.
+    Raises: ValueError for an empty table, or where no lists reach the recall and rows are too many for an exact search.
     """
     root, used = out / "index_pieces", set[str]()
     kept = kept_in(root)
@@ -232,6 +241,12 @@ def grow_index(config: IndexConfig, parts: Sequence[Path], out: Path, seed: int)
     try:
         figures = write_index(config, parts, digests, out, seed, keep)
     except LowRecall as error:
+        rows = sum(info.num_rows for info in check_agree(parts))
+        if rows > MAX_EXACT_ROWS:
+            raise ValueError(
+                f"{error}; of {rows:,} rows, more than {MAX_EXACT_ROWS:,}, it is not made unasked: "
+                "give a lower --min-recall, or --index-kind flat"
+            ) from error
         figures = write_index(replace(config, kind="flat", num_probes=None), parts, digests, out, seed, keep)
         figures["reason"] = str(error)
     for folder in root.glob("*"):

@@ -27,8 +27,9 @@ def clip_folder(folder):
     return folder
 
 
-def embed_dump(source, out, encoder, clip, batch_size, progress):
-    return fill_dump(source, out, Engine(encoder, (lambda: encoder,), batch_size=batch_size), clip, progress)
+def embed_dump(source, out, encoder, clip, batch_size, progress, **more):
+    engine = Engine(encoder, (lambda: encoder,), batch_size=batch_size)
+    return fill_dump(source, out, engine, clip, progress, **more)
 
 
 def search_dump(dump, encoder, text, image, k):

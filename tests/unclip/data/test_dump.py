@@ -8,7 +8,7 @@ import pytest
 from tests.unclip.data.data_fixtures import TinyEncoder, sample, write_source
 from tests.unclip.data.dump_fixtures import embed_dump, search_dump, verified
 from unclip.data import sources
-from unclip.data.config import FolderConfig, ShardsConfig
+from unclip.data.config import FolderConfig, IndexConfig, ShardsConfig
 from unclip.data.dump import only_writer
 from unclip.data.dump_figures import inspect_dump
 
@@ -24,12 +24,12 @@ def tars(tmp_path, count, rows=8):
     return ShardsConfig(pattern=str(tmp_path / "s*" / "shard.tar"))
 
 
-def dump(tmp_path, count=2, encoder=None):
+def dump(tmp_path, count=2, encoder=None, **more):
     clip = tmp_path / "clip"
     clip.mkdir(exist_ok=True)
     (clip / "weights.safetensors").write_bytes(b"weights")
     (clip / "clip.json").write_text("{}")
-    return embed_dump(tars(tmp_path, count), tmp_path / "dump", encoder or TinyEncoder(), clip, 4, quiet)
+    return embed_dump(tars(tmp_path, count), tmp_path / "dump", encoder or TinyEncoder(), clip, 4, quiet, **more)
 
 
 def test_a_picture_finds_itself_and_a_text_its_caption(tmp_path):
@@ -90,6 +90,19 @@ def test_other_code_or_batches_embed_anew(tmp_path):
     clip, source = tmp_path / "clip", tars(tmp_path, 2)
     assert embed_dump(source, tmp_path / "dump", newer, clip, 8, quiet)["embedded_shards"] == 2
     assert embed_dump(source, tmp_path / "dump", newer, clip, 8, quiet)["embedded_shards"] == 0
+
+
+def test_another_index_is_built_over_the_parts_that_are_there(tmp_path):
+    before = dump(tmp_path, 2)
+    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "dump/parts").glob("0*")}
+    lists = dump(tmp_path, 2, index=IndexConfig(kind="ivf"))
+    assert (before["index"]["kind"], lists["index"]["kind"], lists["embedded_shards"]) == ("flat", "ivf", 0)
+    index = tmp_path / "dump" / "index.faiss"
+    written = index.stat().st_mtime_ns
+    assert dump(tmp_path, 2, index=IndexConfig(kind="ivf"))["index"] == lists["index"]
+    assert index.stat().st_mtime_ns == written and verified(tmp_path / "dump") == []
+    assert dump(tmp_path, 2, index=IndexConfig(min_recall=0.5))["index"]["kind"] == "flat"
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts and not list(index.parent.glob("*.ivfdata"))
 
 
 def test_a_tar_of_more_samples_than_keys_can_number_is_refused(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.unclip.data.data_fixtures import part
+from unclip.data import index
 from unclip.data.config import IndexConfig
 from unclip.data.digests import file_digest
 from unclip.data.index import grow_index, kept_in, write_index
@@ -285,3 +286,21 @@ def test_a_folder_whose_lists_miss_too_much_gets_an_exact_index(tmp_path):
     (tmp_path / "out").mkdir()
     figures = grow_index(IndexConfig(kind="ivf", num_probes=1, min_recall=1.0), paths, tmp_path / "out", 0)
     assert figures["kind"] == "flat" and "below min_recall" in figures["reason"] and figures["recall_at_10"] == 1
+
+
+def test_more_rows_than_exact_search_is_for_do_not_become_exact_unasked(tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "MAX_EXACT_ROWS", 999)
+    paths = parts(tmp_path / "parts", (700, 300))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(
+        ValueError, match=r"below min_recall 1.0: .*; of 1,000 rows, more than 999, .* lower --min-recall"
+    ):
+        grow_index(IndexConfig(kind="ivf", num_probes=1, min_recall=1.0), paths, tmp_path / "out", 0)
+    assert grow_index(IndexConfig(kind="flat"), paths, tmp_path / "out", 0)["kind"] == "flat"
+
+
+def test_product_codes_that_cannot_be_learned_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="code_bytes must be a divisor of 16 dimensions, got 64"):
+        indexed(tmp_path / "a", parts(tmp_path / "x"), kind="ivf_pq")
+    with pytest.raises(ValueError, match="kind must be another for 200 rows: codes need 256, got 'ivf_pq'"):
+        indexed(tmp_path / "b", parts(tmp_path / "y", (200,)), kind="ivf_pq", code_bytes=8)
