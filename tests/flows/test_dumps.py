@@ -1,8 +1,10 @@
 """What is done with a dump, at the command line: every verb over one small store."""
 
 import json
+import re
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -57,6 +59,18 @@ def test_another_index_is_asked_for_on_the_command_line(shared, dump, tmp_path):
     assert first.endswith("0 of 2 parts embedded now") and second.startswith("index: ivf (360 rows, ivf as set), ")
     for words, said in (("zip",), "must be one of auto, flat"), (("flat", "--min-recall", "0.2"), "has no effect"):
         assert said in shared(*embed, "--index-kind", *words).stderr
+
+
+def test_parts_of_other_libraries_are_named_by_every_verb(shared, dump, tmp_path):
+    copy = shutil.copytree(dump, tmp_path / "dump")
+    table = pq.read_table(copy / "parts/000001.parquet")
+    older = table.schema.metadata | {b"versions": b'{"torch": "1.0"}'}
+    pq.write_table(table.replace_schema_metadata(older), copy / "parts/000001.parquet")
+    (copy / "manifest.json").unlink()
+    done = shared("embed", dump.parent / "tars0" / "*.tar", "--out", copy, "--clip", "shrunken")
+    assert re.search(r"^made with different versions: torch \S+ in part 0, 1.0 in part 1: ", done.stdout, re.MULTILINE)
+    for verb in (("verify", copy, "--sample", 0), ("inspect", copy)):
+        assert "1.0 in part 1" in shared(*verb).stdout
 
 
 def test_a_damaged_dump_is_exit_code_one_and_a_line_a_problem(shared, dump, tmp_path):
