@@ -89,7 +89,11 @@ def test_out_and_in_again_is_a_dump_to_search(shared, dump, tmp_path):
     assert made.returncode == 0 and made.stdout == f"360 rows in {back}\n", made.stderr
     assert len(json.loads(shared("search", back, "a red circle", "-k", 4, "--json").stdout)) == 4
     shutil.rmtree(back / "clip")
-    assert "holds no CLIP: import it again with --clip" in shared("search", back, "a red circle").stderr
+    assert "holds no CLIP: give --clip, a folder" in shared("search", back, "a red circle").stderr
+    bare = tmp_path / "bare"
+    assert shared("import", laid_out, "--out", bare).returncode == 0
+    found = shared("search", bare, "a red circle", "-k", 4, "--clip", dump / "clip", "--json")
+    assert found.returncode == 0 and len(json.loads(found.stdout)) == 4, found.stderr
 
 
 @pytest.mark.parametrize(
@@ -98,8 +102,10 @@ def test_out_and_in_again_is_a_dump_to_search(shared, dump, tmp_path):
         (("search", "nothing", "a"), "nothing is no dump, and "),
         (("export", "dump", "--out", "x", "--layout", "zip"), "layout must be one of clip-retrieval, dense, got 'zip'"),
         (("verify", "--sample", "3"), "have no effect without a DUMP"),
+        (("embed", "tars", "--out", "x", "--clip", "shrunken"), "tars0 is a folder of tars: give '"),
     ],
 )
 def test_a_wrong_word_is_one_line(shared, dump, words, part):
-    done = shared(*(dump if word == "dump" else word for word in words))
+    places = {"dump": dump, "tars": dump.parent / "tars0"}
+    done = shared(*(places.get(word, word) for word in words))
     assert done.returncode == 2 and part in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
