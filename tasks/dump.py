@@ -16,7 +16,7 @@ from tasks.clip_files import load_clip, save_clip
 from tasks.files import write_json
 from tasks.pretrained import find_pretrained, is_pretrained, load_pretrained
 from unclip.artifact import Artifact
-from unclip.data.config import EmbedConfig, FolderConfig, ShardsConfig, UrlsConfig
+from unclip.data.config import INDEX_KINDS, EmbedConfig, FolderConfig, IndexConfig, ShardsConfig, UrlsConfig
 from unclip.data.digests import known_digest
 from unclip.data.dump import MADE_FROM
 from unclip.data.dump_engine import Engine
@@ -102,6 +102,15 @@ def known_devices() -> list[str]:
     return [*(f"cuda:{number}" for number in range(torch.cuda.device_count())), "cpu"]
 
 
+def index_config(kind: str, min_recall: float | None) -> IndexConfig:
+    """The index that a command line asks for. Raises: ValueError for an unknown kind, or a recall without effect."""
+    if kind == "flat" and min_recall is not None:
+        raise ValueError("--min-recall has no effect with --index-kind flat: it searches all rows")
+    if kind not in INDEX_KINDS:
+        raise ValueError(f"--index-kind must be one of {', '.join(INDEX_KINDS)}, got '{kind}'")
+    return IndexConfig(kind=kind) if min_recall is None else IndexConfig(kind=kind, min_recall=min_recall)
+
+
 def default_workers() -> int:
     """How many processes decode where nobody says: none on a few cores, where threads do as well."""
     cores = len(os.sched_getaffinity(0))
@@ -123,6 +132,8 @@ def dump_source(source: str, captions: str | None) -> FolderConfig | ShardsConfi
         if captions is not None:
             raise ValueError("--captions has no effect on tars: they hold their captions")
         return ShardsConfig(pattern=source)
+    if captions is None and not (path / "captions.csv").is_file() and next(path.glob("*.tar"), None):
+        raise ValueError(f"SOURCE {source} is a folder of tars: give '{path}/*.tar', in quotes")
     if not path.is_dir():
         raise ValueError(
             f"SOURCE must be a folder of images, a URL list or tars such as 'data/{{000..099}}.tar', got '{source}'"

@@ -1,24 +1,29 @@
 """What is done with a dump, at the command line: every verb over one small store."""
 
 import json
+import re
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from tests.unclip.data.dump_fixtures import put, rewrite
+
+INDEX = "flat (360 rows, from 0 and below 100000), recall@1 1.000, @10 1.000"
 
 
 @pytest.fixture(scope="module")
 def dump(shared, tmp_path_factory):
     """A dump of the tars that a pipeline made, which is in the store as well."""
     ran = shared("run", "shrunken", "--until", "index", "--set", "clip.train.num_steps=5")
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == 0 and f"index: {INDEX}\n" in ran.stdout, ran.stdout + ran.stderr
     tars = tmp_path_factory.mktemp("tars")
     for number, shard in enumerate(sorted(shared.store.glob("artifacts/source/*/shard.tar"))):
         (tars / f"{number:05d}.tar").symlink_to(shard)
     done = shared("embed", tars / "*.tar", "--out", tars.parent / "dump", "--clip", "shrunken")
     assert done.returncode == 0, done.stderr
+    assert done.stdout == f"360 rows in {tars.parent / 'dump'}, 2 of 2 parts embedded now\nindex: {INDEX}\n"
     return tars.parent / "dump"
 
 
@@ -34,9 +39,38 @@ def test_figures_and_verdict_fit_a_terminal(shared, dump):
     assert told.returncode == 0 and max(map(len, told.stdout.splitlines())) <= 80, told.stdout
     told_of = {line.split()[0] for line in told.stdout.splitlines() if line}
     assert {"rows", "origin", "similarity", "duplicates", "disk"} <= told_of
+    assert f"index          {INDEX.partition(', recall')[0]} " in told.stdout
     done = shared("verify", dump, "--sample", 8)
     assert done.returncode == 0, done.stdout
     assert done.stdout == "360 rows in 2 parts, 8 embedded again: all as they must be\n"
+
+
+def test_another_index_is_asked_for_on_the_command_line(shared, dump, tmp_path):
+    embed = (
+        "embed",
+        dump.parent / "tars0" / "*.tar",
+        "--out",
+        shutil.copytree(dump, tmp_path / "dump"),
+        "--clip",
+        "shrunken",
+    )
+    done = shared(*embed, "--index-kind", "ivf", "--min-recall", "0.2")
+    first, second = done.stdout.splitlines()
+    assert first.endswith("0 of 2 parts embedded now") and second.startswith("index: ivf (360 rows, ivf as set), ")
+    for words, said in (("zip",), "must be one of auto, flat"), (("flat", "--min-recall", "0.2"), "has no effect"):
+        assert said in shared(*embed, "--index-kind", *words).stderr
+
+
+def test_parts_of_other_libraries_are_named_by_every_verb(shared, dump, tmp_path):
+    copy = shutil.copytree(dump, tmp_path / "dump")
+    table = pq.read_table(copy / "parts/000001.parquet")
+    older = table.schema.metadata | {b"versions": b'{"torch": "1.0"}'}
+    pq.write_table(table.replace_schema_metadata(older), copy / "parts/000001.parquet")
+    (copy / "manifest.json").unlink()
+    done = shared("embed", dump.parent / "tars0" / "*.tar", "--out", copy, "--clip", "shrunken")
+    assert re.search(r"^made with different versions: torch \S+ in part 0, 1.0 in part 1: ", done.stdout, re.MULTILINE)
+    for verb in (("verify", copy, "--sample", 0), ("inspect", copy)):
+        assert "1.0 in part 1" in shared(*verb).stdout
 
 
 def test_a_damaged_dump_is_exit_code_one_and_a_line_a_problem(shared, dump, tmp_path):
@@ -55,7 +89,11 @@ def test_out_and_in_again_is_a_dump_to_search(shared, dump, tmp_path):
     assert made.returncode == 0 and made.stdout == f"360 rows in {back}\n", made.stderr
     assert len(json.loads(shared("search", back, "a red circle", "-k", 4, "--json").stdout)) == 4
     shutil.rmtree(back / "clip")
-    assert "holds no CLIP: import it again with --clip" in shared("search", back, "a red circle").stderr
+    assert "holds no CLIP: give --clip, a folder" in shared("search", back, "a red circle").stderr
+    bare = tmp_path / "bare"
+    assert shared("import", laid_out, "--out", bare).returncode == 0
+    found = shared("search", bare, "a red circle", "-k", 4, "--clip", dump / "clip", "--json")
+    assert found.returncode == 0 and len(json.loads(found.stdout)) == 4, found.stderr
 
 
 @pytest.mark.parametrize(
@@ -64,8 +102,10 @@ def test_out_and_in_again_is_a_dump_to_search(shared, dump, tmp_path):
         (("search", "nothing", "a"), "nothing is no dump, and "),
         (("export", "dump", "--out", "x", "--layout", "zip"), "layout must be one of clip-retrieval, dense, got 'zip'"),
         (("verify", "--sample", "3"), "have no effect without a DUMP"),
+        (("embed", "tars", "--out", "x", "--clip", "shrunken"), "tars0 is a folder of tars: give '"),
     ],
 )
 def test_a_wrong_word_is_one_line(shared, dump, words, part):
-    done = shared(*(dump if word == "dump" else word for word in words))
+    places = {"dump": dump, "tars": dump.parent / "tars0"}
+    done = shared(*(places.get(word, word) for word in words))
     assert done.returncode == 2 and part in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
