@@ -32,6 +32,9 @@ def embed(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that decode; 0: threads [default: one a core from five cores]")
     ] = None,
+    runner: Annotated[
+        str | None, typer.Option(help="dask:2, ray:2: workers here; dask:ADDRESS, ray:ADDRESS: a cluster that runs")
+    ] = None,
     index_kind: Annotated[str, typer.Option(help="flat, ivf, ivf_hnsw, ivf_pq; auto: by the rows")] = "auto",
     min_recall: Annotated[
         float | None, typer.Option(min=0, max=1, help="Recall@10 that the index must reach [default: 0.9]")
@@ -44,6 +47,7 @@ def embed(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: its idle threads leave the cores to decoding
     from tempfile import TemporaryDirectory
 
+    from flows.embedding import on_cluster, runner_of
     from tasks.dump import clip_folder, default_workers, dump_source, engine_of, index_config, known_devices
     from unclip.data.config import DownloadConfig, EmbedConfig, UrlsConfig
     from unclip.data.dump import fill_dump
@@ -52,15 +56,24 @@ def embed(
     from unclip.data.index_figures import index_line
     from unclip.store import Store
 
+    devices = device.split(",") if device else []
+    cluster = runner_of(runner) if runner else None
+    if cluster:
+        if workers or len(devices) > 1:
+            raise ValueError("--runner takes one --device and --workers 0: its workers start no others")
+        source, target, store, workers = os.path.abspath(source), target.absolute(), store.absolute(), 0
+        store.mkdir(parents=True, exist_ok=True)
     num_workers = default_workers() if workers is None else workers
     index = index_config(index_kind, min_recall)
     config = EmbedConfig(batch_size=batch_size, precision=precision, workers=num_workers)
     wanted = dump_source(source, captions)
     if allow_private and not isinstance(wanted, UrlsConfig):
         raise ValueError("--allow-private has no effect: SOURCE is no URL list")
-    with TemporaryDirectory() as aside:
-        folder = clip_folder(clip, Store(store), Path(aside), target)
-        engine = engine_of(folder, config, device.split(",") if device else known_devices()[:1])
+    with TemporaryDirectory(dir=store if cluster else None) as aside:
+        folder = clip_folder(clip, Store(store), Path(aside), target).absolute()
+        engine = engine_of(folder, config, devices or known_devices()[:1], cluster.num_workers if cluster else None)
+        if cluster:
+            engine = on_cluster(engine, cluster, store)
         there: DumpSource
         there = FetchedConfig(urls=wanted, folder=target / PICTURES) if isinstance(wanted, UrlsConfig) else wanted
         how = DownloadConfig(allow_private=allow_private, min_success_fraction=0)  # a dump says what it lacks

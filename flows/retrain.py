@@ -46,7 +46,8 @@ def retrain(
     with watched(graph) as execution, Workers(runner) as workers:
         for group in graph.groups(until):
             if group[0].per_shard and runner.kind != "here":
-                execution.build(group[0], spread=partial(workers.spread, **_retries(group[0])))
+                spread = partial(workers.spread, stage=group[0].name, **_retries(group[0]))
+                execution.build(group[0], spread=spread)
                 continue
             tasks = [build_stage.with_options(name=stage.name, **_retries(stage)) for stage in group]
             futures = [made.submit(execution, s, len(group)) for made, s in zip(tasks, group, strict=True)]

@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Protocol
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
@@ -12,14 +12,20 @@ from prefect.futures import as_completed
 from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.config import Runner
-from flows.execute import Work
 
 MAX_TASKS = 100  # of a stage: Prefect on SQLite records 20 to 60 a second
 
 
+class Work(Protocol):
+    """What makes a shard, or some; it may be sent to another process."""
+
+    def do(self) -> None:
+        """Make it, and put it where it belongs."""
+
+
 @task(cache_policy=NO_CACHE, persist_result=False)
 def make_shards(works: Sequence[Work]) -> int:
-    """How many artifacts were made: all of them, in the store."""
+    """How many works were done: all of them."""
     for work in works:
         work.do()
     return len(works)
@@ -39,14 +45,13 @@ class Workers:
     def __exit__(self, *_: object) -> None:
         self.closing.close()
 
-    def spread(self, works: Sequence[Work], **options: Any) -> Iterator[int]:
-        """Do all the work side by side, in one flow of batches; after each batch, how many artifacts are done.
+    def spread(self, works: Sequence[Work], stage: str, **options: Any) -> Iterator[int]:
+        """Do all the work of a stage side by side, in one flow of batches; after each batch, how much of it is done.
 
         options: of the Prefect task that makes a batch. Raises: what a batch raised; what others made stays.
         """
         size = math.ceil(len(works) / MAX_TASKS)
         batches = [works[start : start + size] for start in range(0, len(works), size)]
-        stage = works[0].context.stage
         make = make_shards.with_options(name=stage, **options)
 
         @flow(name=f"{stage} of {len(works)} shards", persist_result=False, task_runner=self.task_runner())

@@ -82,11 +82,15 @@ def open_beside(folder: Path, precision: str, device: str, num_beside: int) -> C
     return open_encoder(folder, precision, device)
 
 
-def engine_of(folder: Path, config: EmbedConfig, devices: Sequence[str]) -> Engine:
-    """What embeds with the CLIP in a folder: one process a device. Raises: ValueError for a device not there."""
+def engine_of(folder: Path, config: EmbedConfig, devices: Sequence[str], num_beside: int | None = None) -> Engine:
+    """What embeds with the CLIP in a folder: one process a device. Raises: ValueError for a device not there.
+
+    num_beside: the processes that share the cores, where they are not those of the devices.
+    """
     for device in devices:
         require_device(device)
-    openers = tuple(partial(open_beside, folder, config.precision, device, len(devices)) for device in devices)
+    beside = num_beside or len(devices)
+    openers = tuple(partial(open_beside, folder, config.precision, device, beside) for device in devices)
     num_workers = -(-config.workers // len(devices))
     return Engine(facts_of(folder, config.precision), openers, config.batch_size, num_workers)
 

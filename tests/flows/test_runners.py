@@ -78,3 +78,39 @@ def test_a_broken_shard_is_one_line_and_the_others_stay(unclip, embedded, shared
     done = unclip(*on("threads", *(word for setting in source for word in ("--set", setting))))
     assert done.returncode == 2 and f"{tmp_path}/1.tar" in done.stderr and "Traceback" not in done.stderr
     assert len(list(unclip.store.glob("artifacts/source/*"))) == 2
+
+
+@pytest.fixture(scope="module")
+def tars(embedded, shared, tmp_path_factory):
+    """Half the pipeline's shards, as a data team has them, and a dump of them that one process made."""
+    folder = tmp_path_factory.mktemp("tars")
+    for number, made in enumerate(sorted(shared.store.glob("artifacts/source/*"))[:18]):
+        shutil.copy(made / "shard.tar", folder / f"{number:05d}.tar")
+    done = shared("embed", f"{folder}/*.tar", "--out", folder / "dump", "--clip", "shrunken")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["dask", "ray"])
+def test_two_workers_make_the_dump_of_one_process(shared, tars, tmp_path, kind):
+    options = ("--out", tmp_path / "dump", "--clip", "shrunken", "--runner", f"{kind}:2")
+    process = shared.start("embed", f"{tars}/*.tar", *options)
+    await_middle(process, tmp_path / "dump", lambda dump: len(list(dump.glob("parts/*.json"))) > 2)
+    os.kill(workers(shared, kind)[0], signal.SIGKILL)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 0 and not list(tmp_path.glob("dump/parts/.part-*")), said
+    for path in sorted((tars / "dump").rglob("*.*")):
+        assert path.is_dir() or path.read_bytes() == (tmp_path / "dump" / path.relative_to(tars / "dump")).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("threads:2", "--runner must be dask:N, ray:N or dask:ADDRESS, ray:ADDRESS; got 'threads:2'"),
+        ("dask", "got 'dask'"),
+        ("ray:0", "--runner ray:0: runner.num_workers must be >= 1, got 0"),
+    ],
+)
+def test_a_runner_that_is_none_is_refused(unclip, tmp_path, option, said):
+    done = unclip("embed", tmp_path, "--out", tmp_path / "dump", "--clip", "x", "--runner", option)
+    assert done.returncode == 2 and said in " ".join(done.stderr.split())

@@ -73,13 +73,13 @@ def fill_dump(
 
 def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None]) -> dict[str, Any]:
     out, parts = plan.out, plan.out / "parts"
-    for left in parts.glob(f"{ASIDE}*"):  # of a run that was killed
-        shutil.rmtree(left, ignore_errors=True)
+    clear_aside(parts)
     missing = plan.missing()
     surplus = plan.surplus()
     if missing or surplus or not is_finished(out, plan.index):
         (out / "manifest.json").unlink(missing_ok=True)
         engine.embed(plan.jobs(missing), progress)
+        clear_aside(parts)
         for record in surplus:
             drop_part(record)
         copy_clip(clip, out / "clip", engine.facts)
@@ -88,6 +88,12 @@ def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None
     manifest = read_record(out / "manifest.json")
     line = versions_line(manifest["versions"], versions_now(engine.facts))
     return manifest | {"embedded_shards": len(missing), "shards": len(plan.recipes), "other_versions": line}
+
+
+def clear_aside(parts: Path) -> None:
+    """Remove what a run or a worker that was killed left of parts."""
+    for left in parts.glob(f"{ASIDE}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,7 @@ def refuse_other_captions(name: Path, captions: Sequence[str], text: Array, enco
         return
     if text.shape[1] != encoder.dimension:
         raise ValueError(f"{name} has dimension {text.shape[1]}, the CLIP given {encoder.dimension}")
-    again = unit(encoder.encode_text(np.asarray(encoder.tokenize([captions[row] for row in rows]), np.int32)))
+    again = unit(encoder.encode_text(np.asarray(encoder.tokenize([captions[int(row)] for row in rows]), np.int32)))
     cosines = np.einsum("nd,nd->n", again, unit(text[rows]))
     if cosines.min() < MIN_IMPORTED_COSINE:
         worst = int(cosines.argmin())
