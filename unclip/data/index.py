@@ -38,7 +38,7 @@ from unclip.data.index_recall import (
     recalls,
     sampled,
 )
-from unclip.data.near_duplicates import raw_rows
+from unclip.data.raw_rows import raw_rows
 from unclip.data.table import Floats, check_agree, unit, vectors_in, vectors_of
 from unclip.recipe import code_digest, digest_of
 

@@ -13,7 +13,7 @@ from unclip.data.index import grow_index, kept_in, search, write_index
 from unclip.data.index_codes import open_index
 from unclip.data.index_lists import Kind, kind_of, learn_lists
 from unclip.data.index_recall import exact_nearest, rows_at
-from unclip.data.near_duplicates import RawRows
+from unclip.data.raw_rows import RawRows
 from unclip.data.table import read_part, unit
 
 faiss.omp_set_num_threads(1)
