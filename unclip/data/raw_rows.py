@@ -1,7 +1,6 @@
 """Embeddings in a file for a while, read at random, as near duplicates, leaks and lists are found. D dimensions."""
 
 import hashlib
-import mmap
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,45 +9,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from unclip.data.groups import Indices
-from unclip.data.scratch import Column
+from unclip.data.scratch import Column, mapped
 from unclip.data.table import Floats, check_agree, unit, vectors_in
 
 READ_ROWS = 2048
-TAKE_ROWS = 256  # each brings 64 kB of its neighbours into memory
 
 
 class RawRows:
-    """Vectors (N, D) of float16 in a file, given out at norm one; pages read are handed back to the system."""
+    """Vectors (N, D) of float16 in a file, mapped and given out at norm one.
+
+    Pages that were read are clean: they count as resident, and are the system's to take back.
+    """
 
     def __init__(self, path: Path, dimension: int) -> None:
         """path: N x D values and nothing else."""
-        size = path.stat().st_size // (2 * dimension)
-        if size == 0:
-            self._map, self._rows = None, np.empty((0, dimension), np.float16)
-            return
         with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._rows = np.frombuffer(self._map, np.float16).reshape(size, dimension)
+            self._rows = np.frombuffer(mapped(file), np.float16).reshape(-1, dimension)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def unit(self, rows: Indices | slice) -> Floats:
         """The vectors (len(rows), D) of some rows."""
-        if isinstance(rows, slice):
-            rows = np.arange(*rows.indices(len(self)))
-        found = np.empty((len(rows), self._rows.shape[1]), np.float16)
-        for start in range(0, len(rows), TAKE_ROWS):
-            np.take(self._rows, rows[start : start + TAKE_ROWS], axis=0, out=found[start : start + TAKE_ROWS])
-            self._give_back()
-        return unit(found)
-
-    def _give_back(self) -> None:
-        if self._map is not None:
-            self._map.madvise(mmap.MADV_DONTNEED)
+        wide = torch.from_numpy(np.array(self._rows[rows])).float()  # ten times as fast as NumPy's conversion
+        return unit(wide.numpy())
 
     def digests(self, work: Path | None = None) -> NDArray[np.uint64]:
         """64 bits of each row that are the same for the same bytes, mapped."""
@@ -57,7 +45,6 @@ class RawRows:
             block = self._rows[start : start + READ_ROWS]
             digest = b"".join(hashlib.blake2b(row.data, digest_size=8).digest() for row in block)
             out.append(np.frombuffer(digest, np.uint64))
-            self._give_back()
         return out.array()
 
 

@@ -100,7 +100,7 @@ def nameless(owner: Any, work: Path | None) -> BinaryIO:
     return file
 
 
-def mapped(file: BinaryIO, access: int = mmap.ACCESS_READ) -> mmap.mmap | bytes:
+def mapped(file: Any, access: int = mmap.ACCESS_READ) -> mmap.mmap | bytes:
     """The bytes of a file; an empty file cannot be mapped."""
     file.flush()
     size = file.seek(0, 2)
