@@ -176,7 +176,7 @@ def filter_rows(
     selection, facts = judge(config, tables, before, work)
     pictures = same_picture(facts.digest, facts.hash, config.max_hamming, work)
     if config.drop_duplicates:
-        drop_duplicates(pictures, facts, config.keep, selection)
+        drop_duplicates(pictures, facts, config, selection)
     if config.max_per_caption is not None:
         cap_captions(config.max_per_caption, facts.caption, selection)
     if not selection.kept.any():
@@ -200,11 +200,14 @@ def kept_tables(selection: Selection, facts: Facts, splits: NDArray[np.int8]) ->
         yield pa.table(columns).cast(KEPT_SCHEMA)
 
 
-def drop_duplicates(pictures: Groups, facts: Facts, keep: str, selection: Selection) -> None:
-    """Of the rows still in that show one picture, drop all but one."""
+def drop_duplicates(pictures: Groups, facts: Facts, config: FilterConfig, selection: Selection) -> None:
+    """Of the rows still in that show one picture, drop all but one: those with its pixels, then those like it."""
     alike = pictures.among(selection.kept)
-    best = keeper(alike, facts.rank(keep, alike.rows), facts.named[alike.rows] == TEST)
-    selection.drop_others("duplicate", alike, best)
+    best = keeper(alike, facts.rank(config.keep, alike.rows), facts.named[alike.rows] == TEST)
+    equal = (facts.digest[alike.rows] == facts.digest[best]).all(axis=1)
+    selection.drop_others("duplicate", alike, np.where(equal, best, alike.rows))
+    if config.max_hamming is not None:
+        selection.drop_others("similar", alike, best)
 
 
 def cap_captions(most: int, captions: NDArray[np.uint64], selection: Selection) -> None:

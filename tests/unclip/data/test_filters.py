@@ -156,7 +156,9 @@ def test_the_policy_names_the_duplicate_that_is_kept(tmp_path, keep, place):
     scores = scores_of(tmp_path, near_duplicates())
     kept, _, selection = run(FilterConfig(max_hamming=8, keep=keep, max_aspect=None), scores)
     assert kept["key"].to_pylist() == [f"{place:011d}", "00000000003"]
-    assert [row["near"] for row in dropped_rows(selection)] == [f"{place:011d}"] * 2
+    dropped = dropped_rows(selection)
+    assert [row["near"] for row in dropped] == [f"{place:011d}"] * 2
+    assert {row["reason"] for row in dropped} == {"similar"}
 
 
 def test_a_duplicate_named_test_is_kept_whatever_the_policy(tmp_path):
