@@ -148,13 +148,13 @@ def judge(
     keys, shards, facts, record = Texts(work), Column(np.int32, work), FactColumns(work), Record(work)
     kept, funnels, known = [np.ones(0, bool)], [], {name: 0 for name, _ in given_limits(config)}
     for number, table in enumerate(tables):
-        part = Selection.of("filter", table["key"].combine_chunks(), np.full(len(table), number, np.int32))
-        part.record, part.first_row = record, len(keys)
+        shard, still_in = np.full(len(table), number, np.int32), np.ones(len(table), bool)
+        part = Selection("filter", table["key"].combine_chunks(), shard, still_in, record, first_row=len(keys))
         apply_policy(config, table, part)
         keys.append(part.keys)
-        shards.append(part.shard)
+        shards.append(shard)
         facts.append(Facts.of(table))
-        kept.append(part.kept)
+        kept.append(still_in)
         funnels.append(part.funnel)
         known = {name: count + len(table) - table[name].null_count for name, count in known.items()}
     for name in (name for name, count in known.items() if not count):
