@@ -9,10 +9,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from flows.yaml_source import Values, Where, load_values, suggestion
-from models.config import NO_PRIOR, LinearPriorConfig, PcaConfig
+from models.config import NO_PRIOR, LinearPriorConfig, PcaConfig, UpsamplerConfig
 from tasks.assemble_config import AssembleConfig
 from tasks.config import (
     ClipStage,
@@ -71,11 +71,17 @@ class Runner(BaseModel):
             raise ValueError(f"runner.kind {self.kind} needs prefect-{self.kind}: pip install 'unclip[{self.kind}]'")
 
 
+TRAINED = ("prior_diffusion", "prior_ar", "decoder", "upsampler_mid", "upsampler_top")
+BESIDE = ("prior_linear", "assemble", "evaluate")  # stages that are there with the trained ones, settings or not
 LARGE_WIDTH = 1024  # of a prior, or of the decoder's lowest level: a billion parameters at table 3's depths
 
 
 class Pipeline(BaseModel):
-    """Every setting of a pipeline. A section a stage; `download` for a URL list, `aesthetic` by choice."""
+    """Every setting of a pipeline. A section a stage; a stage without one is not there.
+
+    `download` is for a URL list, `aesthetic` by choice. All of TRAINED make a stack, with BESIDE; without any of them
+    the pipeline is about data alone.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -94,48 +100,40 @@ class Pipeline(BaseModel):
     select: SelectConfig = SelectConfig()
     index: IndexConfig = IndexConfig()
     pca: PcaConfig = PcaConfig()
-    prior_linear: LinearPriorConfig = LinearPriorConfig()
-    prior_diffusion: PriorDiffusionStage
-    prior_ar: PriorArStage
-    decoder: DecoderStage
-    upsampler_mid: UpsamplerStage
-    upsampler_top: UpsamplerStage
-    assemble: AssembleConfig = AssembleConfig()
-    evaluate: EvaluateConfig = EvaluateConfig()
+    prior_linear: LinearPriorConfig | None = None
+    prior_diffusion: PriorDiffusionStage | None = None
+    prior_ar: PriorArStage | None = None
+    decoder: DecoderStage | None = None
+    upsampler_mid: UpsamplerStage | None = None
+    upsampler_top: UpsamplerStage | None = None
+    assemble: AssembleConfig | None = None
+    evaluate: EvaluateConfig | None = None
     report: ReportStage = ReportStage()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_defaults(cls, values: Any) -> Any:
+        is_stack = isinstance(values, dict) and all(values.get(name) is not None for name in TRAINED)
+        return {name: {} for name in BESIDE} | values if is_stack else values
 
     @property
     def is_large(self) -> bool:
         """Whether nobody would just try it: a network of a width that a CPU does not train."""
+        if self.prior_diffusion is None or self.prior_ar is None or self.decoder is None:
+            return False
         decoder = self.decoder.network.unet
         widths = (self.prior_diffusion.network.width, self.prior_ar.network.width)
         return max(*widths, decoder.channels * max(decoder.multiples)) >= LARGE_WIDTH
 
     def problems(self) -> Iterator[tuple[str, str]]:
         """What each section allows alone but not together: field and message."""
-        mid, top, px = self.upsampler_mid.network, self.upsampler_top.network, self.decoder.network.image_px
-        if mid.low_px != px:
-            yield "upsampler_mid.network.low_px", f"must be the decoder's image_px {px}, got {mid.low_px}"
-        if top.low_px != mid.high_px:
-            yield "upsampler_top.network.low_px", f"must be upsampler_mid's high_px {mid.high_px}, got {top.low_px}"
+        yield from self._stack_problems()
         if self.source.urls and self.download is None:
             yield "download", "is needed: the source is a URL list"
         if not self.source.urls and self.download is not None:
             yield "download", "has no effect: the source is not a URL list"
         if self.select.needs_aesthetic and self.aesthetic is None:
             yield "select", "needs the section aesthetic: {head: FOLDER} for min_aesthetic or keep: best_aesthetic"
-        prior, decoder = self.prior_diffusion.network.num_steps, self.decoder.network.num_steps
-        trained = {"prior": prior, "decoder": decoder, "mid": mid.num_steps, "top": top.num_steps}
-        for name, most in trained.items():
-            if (steps := getattr(self.assemble, f"{name}_steps")) > most:
-                yield f"assemble.{name}_steps", f"must be at most the {most} steps that were trained, got {steps}"
-        if self.decoder.network.embedding == "text" and self.assemble.prior != NO_PRIOR:
-            yield "assemble.prior", f"must be {NO_PRIOR} for a decoder of text embeddings, got {self.assemble.prior}"
-        tile, multiple = self.assemble.tile_px, math.lcm(mid.unet.min_multiple, top.unet.min_multiple)
-        if tile is not None and (tile < 2 * multiple or tile % multiple):
-            yield "assemble.tile_px", f"must be a multiple of {multiple} and at least {2 * multiple}, got {tile}"
-        elif tile is not None and tile >= top.high_px:
-            yield "assemble.tile_px", f"has no effect: pictures are of {top.high_px} pixels, got {tile}"
         dim = self.clip.network.embed_dim if self.clip.network else None
         if dim and (self.pca.num_components or 0) > dim:
             yield "pca.num_components", f"must be at most clip.network.embed_dim {dim}, got {self.pca.num_components}"
@@ -151,6 +149,41 @@ class Pipeline(BaseModel):
             )
         if self.seed < 0:
             yield "seed", f"must be >= 0, got {self.seed}"
+
+    def _stack_problems(self) -> Iterator[tuple[str, str]]:
+        """The sections of a stack that are missing, or do not fit each other."""
+        there = [name for name in (*TRAINED, *BESIDE) if getattr(self, name) is not None]
+        is_stack = any(name in there for name in TRAINED)
+        for name in (*TRAINED, *BESIDE):
+            if is_stack and name not in there:
+                yield name, f"is required with {there[0]}: leave all of {', '.join(TRAINED)} out to train nothing"
+            elif not is_stack and name in there:
+                yield name, f"has no effect without {', '.join(TRAINED)}"
+        mid, top, prior = self.upsampler_mid, self.upsampler_top, self.prior_diffusion
+        decoder, assemble = self.decoder, self.assemble
+        if decoder is None or mid is None or top is None or prior is None or assemble is None:
+            return
+        px = decoder.network.image_px
+        if mid.network.low_px != px:
+            yield "upsampler_mid.network.low_px", f"must be the decoder's image_px {px}, got {mid.network.low_px}"
+        if top.network.low_px != mid.network.high_px:
+            high_px = mid.network.high_px
+            yield "upsampler_top.network.low_px", f"must be upsampler_mid's high_px {high_px}, got {top.network.low_px}"
+        steps_of = {"prior": prior.network.num_steps, "decoder": decoder.network.num_steps}
+        for name, most in (steps_of | {"mid": mid.network.num_steps, "top": top.network.num_steps}).items():
+            if (steps := getattr(assemble, f"{name}_steps")) > most:
+                yield f"assemble.{name}_steps", f"must be at most the {most} steps that were trained, got {steps}"
+        if decoder.network.embedding == "text" and assemble.prior != NO_PRIOR:
+            yield "assemble.prior", f"must be {NO_PRIOR} for a decoder of text embeddings, got {assemble.prior}"
+        yield from self._tile_problems(assemble.tile_px, mid.network, top.network)
+
+    @staticmethod
+    def _tile_problems(tile: int | None, mid: UpsamplerConfig, top: UpsamplerConfig) -> Iterator[tuple[str, str]]:
+        multiple = math.lcm(mid.unet.min_multiple, top.unet.min_multiple)
+        if tile is not None and (tile < 2 * multiple or tile % multiple):
+            yield "assemble.tile_px", f"must be a multiple of {multiple} and at least {2 * multiple}, got {tile}"
+        elif tile is not None and tile >= top.high_px:
+            yield "assemble.tile_px", f"has no effect: pictures are of {top.high_px} pixels, got {tile}"
 
     def _ranks(self) -> Iterator[tuple[str, str]]:
         """Stages that want more GPUs than there are."""

@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from flows.config import Pipeline, load_pipeline
+from flows.config import TRAINED, Pipeline, load_pipeline
 from flows.retries import standing_retries
 from unclip.artifact import Artifact
 from unclip.data.digests import known_digest
@@ -42,8 +42,6 @@ class Stage:
         return self.trained or self.name == "download"
 
 
-OPTIONAL = ("download", "aesthetic")
-TRAINED = ("prior_diffusion", "prior_ar", "decoder", "upsampler_mid", "upsampler_top")
 NETWORKS = ("clip", "pca", "prior_linear", *TRAINED)
 
 STAGES = (
@@ -126,8 +124,8 @@ class Graph:
         return [stage for stage in present if stage.name in needed]
 
     def has(self, stage: str) -> bool:
-        """Whether the pipeline has that stage: the optional ones only with a section of their own."""
-        return stage not in OPTIONAL or getattr(self.pipeline, stage) is not None
+        """Whether the pipeline has that stage, that is a section of it; one that makes `shards` there always is."""
+        return stage == "shards" or getattr(self.pipeline, stage) is not None
 
     def groups(self, until: str | None = None) -> list[list[Stage]]:
         """The same stages, those that are made side by side together."""

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,8 @@ class Context:
             return folder
         module = getattr(fill, "func", fill).__module__
         recipe = Recipe(stage=kind, config=settings, inputs=inputs, code=code_digest((module,)), seed=self.seed)
-        known = {name: tuple(a for a in self.inputs.get(name, ()) if a.digest in inputs[name]) for name in inputs}
-        parents = {name: tuple(a.key for a in artifacts) for name, artifacts in known.items() if artifacts}
+        known = {name: [self._keys.get((name, digest)) for digest in digests] for name, digests in inputs.items()}
+        parents = {name: made for name, keys in known.items() if (made := tuple(key for key in keys if key))}
 
         def filled(out: Path) -> dict[str, Any]:
             fill(out)
@@ -79,6 +80,11 @@ class Context:
         found, _ = self.store.build(Build(kind=kind, recipe=recipe, parents=parents, fill=filled))
         self.pieces.setdefault(kind, []).append(found)
         return found.path
+
+    @cached_property
+    def _keys(self) -> dict[tuple[str, str], str]:
+        """The keys of all inputs by name and digest: each of many pieces asks for its own."""
+        return {(name, a.digest): a.key for name, artifacts in self.inputs.items() for a in artifacts}
 
     @property
     def num_ranks(self) -> int:

@@ -73,15 +73,16 @@ def network_costs(pipeline: Any) -> list[Cost]:
     num_codes = pipeline.pca.num_components or dim
     sizes = {"embed_dim": dim, "vocab_size": FULL_VOCABULARY, "context": context}
     with torch.device("meta"):
-        pca = Pca(dim, num_codes, pipeline.pca.num_buckets)
-        networks: dict[str, Clip | DiffusionPrior | ArPrior | Decoder | Upsampler] = {
-            "clip": Clip(spec),
-            "prior_diffusion": DiffusionPrior(pipeline.prior_diffusion.network, **sizes),
-            "prior_ar": ArPrior(pipeline.prior_ar.network, pca, **sizes),
-            "decoder": Decoder(pipeline.decoder.network, **sizes),
-            "upsampler_mid": Upsampler(pipeline.upsampler_mid.network),
-            "upsampler_top": Upsampler(pipeline.upsampler_top.network),
-        }
+        networks: dict[str, Clip | DiffusionPrior | ArPrior | Decoder | Upsampler] = {"clip": Clip(spec)}
+        if pipeline.decoder is not None:
+            pca = Pca(dim, num_codes, pipeline.pca.num_buckets)
+            networks |= {
+                "prior_diffusion": DiffusionPrior(pipeline.prior_diffusion.network, **sizes),
+                "prior_ar": ArPrior(pipeline.prior_ar.network, pca, **sizes),
+                "decoder": Decoder(pipeline.decoder.network, **sizes),
+                "upsampler_mid": Upsampler(pipeline.upsampler_mid.network),
+                "upsampler_top": Upsampler(pipeline.upsampler_top.network),
+            }
     found = []
     for part, network in networks.items():
         flops, activation_bytes = measure(network, network.example_inputs())

@@ -1,6 +1,7 @@
 """Stage `pca`: principal components of the kept training rows' image embeddings, and their buckets (§2.2)."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,11 @@ from torch import Tensor
 from models.pca import Moments, Pca, fit_pca, reconstruction_error
 from tasks.context import Context
 from tasks.files import save_weights, write_json
-from tasks.moments import Rows, moments_of
+from tasks.moments import SAMPLE_ROWS, Rows, kept_of
 from unclip.artifact import Artifact
-from unclip.data.table import check_agree, unit, vectors_of
+from unclip.data.table import TableInfo, check_alike, unit
 
-BUCKET_ROWS = 65_536  # at most, of all parts together, from which buckets are fitted
+BUCKET_ROWS = 65_536  # at most, of all parts together, that buckets are fitted on
 
 
 def build(ctx: Context) -> dict[str, Any]:
@@ -38,36 +39,46 @@ def build(ctx: Context) -> dict[str, Any]:
 
 
 def gather(ctx: Context) -> tuple[Moments, Tensor]:
-    """The moments of all kept training rows, and a seeded sample (N, D) of them, a part's share by its size."""
+    """The moments of all kept training rows, and a seeded sample (N, D) of them; parts known before stay unread.
+
+    Raises: ValueError when there is no such row, or parts are of different tables.
+    """
+    parts = kept_rows(ctx)
     moments: Moments | None = None
-    sample: list[Tensor] = []
-    most = max(1, BUCKET_ROWS // len(ctx.inputs["embed"]))
-    generator = torch.Generator().manual_seed(ctx.seed)
-    for part, rows in kept_rows(ctx):
-        found = moments_of(ctx, part, rows)
-        moments = found if moments is None else moments.merge(found)
-        chosen = rows[torch.randperm(len(rows), generator=generator)[:most].numpy()]
-        images = vectors_of(part.path / "part.parquet", "image_embedding")
-        sample.append(torch.from_numpy(unit(images[chosen])))
+    first: TableInfo | None = None
+    sample = []
+    for number, ((part, rows), share) in enumerate(zip(parts, shares([len(rows) for _, rows in parts]), strict=True)):
+        ctx.progress(number, len(parts))
+        kept = kept_of(ctx, part, rows)
+        first = first or kept.info
+        check_alike(part.path / "part.parquet", kept.info, parts[0][0].path / "part.parquet", first)
+        moments = kept.moments if moments is None else moments.merge(kept.moments)
+        sample.append(np.array(kept.sample[:share]))
     if moments is None:
         raise ValueError("pca has no training row: every row was dropped or held out")
-    return moments, torch.cat(sample)
+    ctx.progress(len(parts), len(parts))
+    return moments, torch.from_numpy(unit(np.concatenate(sample)))
 
 
-def kept_rows(ctx: Context) -> Iterator[tuple[Artifact, Rows]]:
+def kept_rows(ctx: Context) -> list[tuple[Artifact, Rows]]:
     """Each part of the table that has kept training rows, with their numbers."""
     parts = ctx.inputs["embed"]
-    check_agree([part.path / "part.parquet" for part in parts])
     kept = pq.read_table(ctx.one("select").path / "kept.parquet", columns=["shard", "row", "split"])
     kept = kept.filter(pc.equal(kept["split"], "train"))
     shard, row = kept["shard"].to_numpy(), kept["row"].to_numpy().astype(np.int64)
     order = np.argsort(shard, kind="stable")
     by_part = np.split(row[order], np.searchsorted(shard[order], np.arange(1, len(parts))))
-    for number, (part, rows) in enumerate(zip(parts, by_part, strict=True)):
-        ctx.progress(number, len(parts))
-        if len(rows):
-            yield part, rows
-    ctx.progress(len(parts), len(parts))
+    return [(part, rows) for part, rows in zip(parts, by_part, strict=True) if len(rows)]
+
+
+def shares(counts: Sequence[int]) -> list[int]:
+    """How many rows of each part go into the sample: the same fraction of each, to a row, from what is kept of it.
+
+    counts: the kept rows of each part. The largest part says the fraction where all that is kept of it is used.
+    """
+    total = sum(counts)
+    wanted = min(total, BUCKET_ROWS, SAMPLE_ROWS * total // max(counts, default=1))
+    return [int(n) for n in np.diff([0, *(end * wanted // max(total, 1) for end in accumulate(counts))])]
 
 
 def measure(pca: Pca, rows: Tensor) -> dict[str, float]:

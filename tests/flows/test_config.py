@@ -16,7 +16,7 @@ def refused(tmp_path, text, name="big", overrides=()):
     return str(error.value)
 
 
-@pytest.mark.parametrize("name", ["shapes", "emoji", "paper"])
+@pytest.mark.parametrize("name", ["shapes", "emoji", "data", "paper"])
 def test_every_pipeline_of_ours_loads(name, monkeypatch):
     monkeypatch.setenv("UNCLIP_URLS", "pairs.csv")
     assert load_pipeline(FILE, name).about
@@ -65,7 +65,7 @@ def test_a_way_to_sample_that_does_not_fit_the_networks_is_refused(tmp_path, set
 
 def test_large_is_what_nobody_would_just_try(monkeypatch):
     monkeypatch.setenv("UNCLIP_URLS", "pairs.csv")
-    assert [load_pipeline(FILE, name).is_large for name in ("shapes", "emoji", "paper")] == [False, False, True]
+    assert [load_pipeline(FILE, name).is_large for name in ("shapes", "data", "paper")] == [False, False, True]
 
 
 def test_a_decoder_of_text_embeddings_is_given_them(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows.graph import OPTIONAL, STAGES
+from flows.graph import STAGES
 from tests.flows.asking import listed, posted
 from tests.flows.golden import GOLDEN, losses_of
 from tests.flows.golden import STAGES as TRAINED_STAGES
@@ -17,7 +17,7 @@ from unclip.prefect_server import running_url, start_server
 from unclip.report.grid import GAP_PX, MIN_TILE_PX, TEXT_PX
 from unclip.store import Store
 
-NAMES = [stage.name for stage in STAGES if stage.name not in OPTIONAL]
+NAMES = [stage.name for stage in STAGES if stage.name not in ("download", "aesthetic")]
 GENERATED = ["prior_diffusion", "prior_ar", "prior_linear", "text_embedding", "caption_only"]
 FIGURES = {"single_accuracy", "pair_accuracy", "relation_accuracy", "clip_score", "frechet_clip", "precision", "recall"}
 CLIP_MODEL = "ViT-S-32-alt"  # the smallest that open_clip names

@@ -61,3 +61,9 @@ def test_hours_follow_from_operations():
 )
 def test_the_peak_of_a_board_is_known_or_not_told(name, peak):
     assert peak_of(name) == peak and peak_flops("cpu") is None
+
+
+def test_a_pipeline_that_trains_nothing_costs_its_clip(monkeypatch):
+    monkeypatch.setenv("UNCLIP_URLS", "pairs.csv")
+    (cost,) = network_costs(load_pipeline(ROOT / "pipelines.yaml", "data"))
+    assert cost.part == "clip" and cost.num_samples == 0 and round(cost.num_parameters / 1e6) == 151

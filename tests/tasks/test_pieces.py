@@ -13,11 +13,11 @@ from models.config import PcaConfig
 from models.pca import Moments
 from tasks import index, pca
 from tasks.context import Context
-from tasks.moments import moments_of
+from tasks.moments import kept_of
 from tests.unclip.data.data_fixtures import part
 from unclip.artifact import Artifact
 from unclip.data.config import IndexConfig
-from unclip.data.table import read_part
+from unclip.data.table import read_part, vectors_of
 from unclip.store import Store, sha256_of
 
 ROWS = 300
@@ -73,12 +73,55 @@ def test_rows_kept_otherwise_cost_their_part_only(ctx):
     assert len(kept_keys(ctx, "moments") - before) == 1
 
 
+def test_parts_known_before_are_not_opened_again(ctx, tmp_path):
+    anew = replace(ctx, out=tmp_path / "anew", store=None, pieces={})
+    anew.out.mkdir()
+    pca.build(anew)
+    pca.build(of(keep(ctx, [range(ROWS)] * 2), 2))
+    for old in ctx.inputs["embed"][:2]:
+        (old.path / "part.parquet").unlink()
+    pca.build(keep(ctx, [range(ROWS)] * 3))
+    assert (ctx.out / "pca.safetensors").read_bytes() == (anew.out / "pca.safetensors").read_bytes()
+
+
 def test_kept_moments_are_those_of_the_rows(ctx):
     rows = np.arange(5, 90)
-    first, again = (moments_of(ctx, ctx.inputs["embed"][1], rows) for _ in "12")
+    first, again = (kept_of(ctx, ctx.inputs["embed"][1], rows).moments for _ in "12")
     truth = Moments.of(torch.from_numpy(read_part(ctx.inputs["embed"][1].path / "part.parquet").image[rows]))
     for found in (first, again):
         assert found.count == 85 and torch.equal(found.scatter, truth.scatter) and torch.equal(found.mean, truth.mean)
+
+
+def test_a_sample_is_a_draw_of_the_kept_rows_of_its_part(ctx):
+    rows = np.arange(5, 90)
+    found = [kept_of(ctx, part, rows).sample for part in ctx.inputs["embed"][:2]]
+    places = []
+    for artifact, sample in zip(ctx.inputs["embed"], found, strict=False):
+        vectors = vectors_of(artifact.path / "part.parquet", "image_embedding")
+        places.append([int((vectors == row).all(axis=1).argmax()) for row in sample])
+    assert places[0] != places[1] and not np.array_equal(places[0], rows)
+    assert sorted(places[0]) == sorted(places[1]) == rows.tolist()
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        ([300, 0, 20], [300, 0, 20]),  # all there are
+        ([8192, 4096, 2], [4096, 2048, 1]),  # the largest says which fraction
+        ([4000] * 32, [2048] * 32),  # of the whole, at most 65,536
+        ([], []),
+    ],
+)
+def test_a_sample_takes_the_same_fraction_of_every_part(counts, expected):
+    assert pca.shares(counts) == expected
+
+
+def test_parts_of_different_tables_are_refused(ctx):
+    path = ctx.inputs["embed"][1].path / "part.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata(table.schema.metadata | {b"model": b"other"}), path)
+    with pytest.raises(ValueError, match=r"has model other, but .*/0/part\.parquet has tiny: parts of diff"):
+        pca.build(ctx)
 
 
 def test_kept_pieces_change_no_byte(ctx, tmp_path):
@@ -97,11 +140,11 @@ def test_one_more_part_costs_its_own_codes(ctx, tmp_path):
         made = replace(of(ctx, count), config=config, out=tmp_path / f"index{count}")
         made.out.mkdir()
         figures = index.build(made)
-    assert figures["learned_from_parts"] == 2 and len(kept_keys(ctx, "index_lists")) == 1
+    assert figures["learned_from_parts"] == 1 and len(kept_keys(ctx, "index_lists")) == 1
     assert len(kept_keys(ctx, "index_codes")) == 3 and len(made.pieces["index_codes"]) == 3
 
 
 def test_a_piece_names_the_artifact_it_was_made_from(ctx):
-    moments_of(ctx, ctx.inputs["embed"][2], np.arange(9))
+    kept_of(ctx, ctx.inputs["embed"][2], np.arange(9))
     (made,) = [a for a in ctx.store.artifacts() if a.kind == "moments"]
     assert made.manifest()["parents"] == {"embed": ["embed2"]} and Path(made.path, "moments.safetensors").is_file()

@@ -1,9 +1,9 @@
 """The search index over image embeddings: its kind by the size of the table, learned once, grown by parts, measured.
 
-What is learned depends on the first parts only, as many as the largest power of two there is, and a part's codes on
-that and on the part: both are kept, so that one more part costs itself. Where the parts after these are farther from
-the lists than MAX_DRIFT allows, everything is learned anew from all parts, for each more of them until there are twice
-as many. The result depends on the parts alone, never on what was kept. N rows, D dimensions.
+What is learned depends on the first parts only (`unclip.data.index_growth` says which), and a part's codes on that and
+on the part: both are kept, so that one more part costs itself. Where later parts are farther from the lists than
+MAX_DRIFT allows, everything is learned anew with them. The result depends on the parts alone, never on what was kept.
+N rows, D dimensions.
 """
 
 import json
@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unclip.data.config import IndexConfig
-from unclip.data.digests import file_digest, known_digest
-from unclip.data.index_codes import drift, encode_part, merge_codes, open_index, write_probes
-from unclip.data.index_lists import Kind, empty_index, kind_of, learn_lists, load_lists, save_lists
+from unclip.data.digests import known_digest
+from unclip.data.index_codes import merge_codes, open_index, write_probes
+from unclip.data.index_growth import Growth, Inputs, Keep
 from unclip.data.index_recall import (
     NUM_QUERIES,
     NUM_RIVALS,
@@ -38,17 +38,10 @@ from unclip.data.index_recall import (
     recalls,
     sampled,
 )
-from unclip.data.raw_rows import raw_rows
 from unclip.data.table import Floats, check_agree, unit, vectors_in, vectors_of
 from unclip.recipe import code_digest, digest_of
 
-MAX_DRIFT = 1.2  # of the distance to the centroids, new parts over those learned from: alike, up to 1.06
 KEY_COLUMNS = ("key", "shard", "row", "caption")  # of keys.parquet
-CODE_ROWS = 16_384  # that codes are learned on
-
-Inputs = dict[str, tuple[str, ...]]  # digests by what they are of
-Keep = Callable[[str, Inputs, dict[str, Any], Callable[[Path], None]], Path]
-"""The folder of a kind made from these inputs with these settings: found, or filled by the function and kept."""
 
 
 class LowRecall(ValueError):
@@ -71,7 +64,7 @@ def write_index(
     if sum(counts) == 0:
         raise ValueError("the embedding table has no rows: nothing to index")
     with tempfile.TemporaryDirectory(dir=out, prefix=".index-") as aside:
-        builder = Builder(config, parts, counts, digests, seed, keep or kept_in(Path(aside)))
+        builder = Builder(Growth(config, parts, counts, digests, seed, keep or kept_in(Path(aside))))
         figures = builder.write(out)
         queries, exact = builder.asked(is_small=figures["kind"] == "flat")
     index = open_index(out)
@@ -94,34 +87,18 @@ def write_index(
 class Builder:
     """An index in the making over the parts of one table."""
 
-    def __init__(
-        self,
-        config: IndexConfig,
-        parts: Sequence[Path],
-        counts: Sequence[int],
-        digests: Sequence[str],
-        seed: int,
-        keep: Keep,
-    ) -> None:
-        self.config, self.parts, self.counts, self.digests = config, parts, counts, digests
-        self.seed, self.keep = seed, keep
-        self.first, self.why = first_parts(counts)
+    def __init__(self, growth: Growth) -> None:
+        self.growth, self.parts, self.seed, self.keep = growth, growth.parts, growth.seed, growth.keep
 
     def write(self, out: Path) -> dict[str, Any]:
         """Write the index without probes chosen; its kind and why, and what it was learned from and why."""
-        first = self.first
-        kind = self.kind(first)
-        if kind.name == "flat":
+        if (kind := self.growth.kind(len(self.parts))).name == "flat":
             self.write_flat(out)
             return {"kind": kind.name, "factory": kind.factory, "reason": kind.reason}
-        learned, encoded = self.encoded(kind, first)
-        drifted, why = drift(encoded, first), self.why
-        if drifted is not None and drifted > MAX_DRIFT:
-            why = f"parts after the first {first} are {drifted:.2f} times as far from its lists, above {MAX_DRIFT}"
-            first = len(self.parts)
-            kind = self.kind(first)
-            learned, encoded = self.encoded(kind, first)
-        merge_codes(faiss.read_index(str(learned / "empty.faiss")), encoded, out)
+        first, why = self.growth.learned_from
+        kind, coded = self.growth.kind(first), self.growth.encoded(first, len(self.parts))
+        merge_codes(faiss.read_index(str(coded.learned / "empty.faiss")), coded.codes, out)
+        drifted = coded.drift(first)
         figures = {
             "kind": kind.name,
             "factory": kind.factory,
@@ -136,26 +113,22 @@ class Builder:
         Of a table that is not small the queries are texts of the first parts, so that what is nearest is kept a part.
         """
         if is_small:
-            queries = sampled(self.parts, "text_embedding", self.counts, NUM_QUERIES, self.seed)
+            queries = sampled(self.parts, "text_embedding", self.growth.counts, NUM_QUERIES, self.seed)
             return queries, exact_nearest(self.parts, queries, NUM_RIVALS)
-        first: Inputs = {"embed": tuple(self.digests[: self.first])}
+        first: Inputs = {"embed": tuple(self.growth.digests[: self.growth.learned_from[0]])}
         queries = np.load(self.keep("index_queries", first, {"seed": self.seed}, self.draw) / "queries.npy")
         found = []
-        for part, digest in zip(self.parts, self.digests, strict=True):
+        for part, digest in zip(self.parts, self.growth.digests, strict=True):
             made: Inputs = {"queries": (digest_of([first, self.seed]),), "embed": (digest,)}
             folder = self.keep("index_nearest", made, {}, partial(write_nearest, queries, part))
             found.append((np.load(folder / "cosines.npy"), np.load(folder / "places.npy")))
-        return queries, merged_nearest(found, self.counts, NUM_RIVALS)
+        return queries, merged_nearest(found, self.growth.counts, NUM_RIVALS)
 
     def draw(self, folder: Path) -> None:
         """Write the queries (Q, D): texts of the first parts."""
-        first = slice(self.first)
-        queries = sampled(self.parts[first], "text_embedding", self.counts[first], NUM_QUERIES, self.seed)
+        first = slice(self.growth.learned_from[0])
+        queries = sampled(self.parts[first], "text_embedding", self.growth.counts[first], NUM_QUERIES, self.seed)
         np.save(folder / "queries.npy", queries)
-
-    def kind(self, first: int) -> Kind:
-        """The index's kind if it is learned from the first parts."""
-        return kind_of(self.config, sum(self.counts), sum(self.counts[:first]))
 
     def write_flat(self, out: Path) -> None:
         """Write an index of all vectors as they are."""
@@ -163,42 +136,6 @@ class Builder:
         for vectors in vectors_in(self.parts, "image_embedding"):
             index.add(unit(vectors))
         faiss.write_index(index, str(out / "index.faiss"))
-
-    def encoded(self, kind: Kind, first: int) -> tuple[Path, list[Path]]:
-        """The folders of what is learned from the first parts and of the codes of each part, found or made."""
-        settings = {"factory": kind.factory, "train_rows": self.config.train_rows, "seed": self.seed}
-        parts: Inputs = {"embed": tuple(self.digests[:first])}
-        learned = self.keep("index_lists", parts, settings, lambda folder: self.learn(kind, first, folder))
-        bytes_learned = {path.name: file_digest(path) for path in learned.iterdir() if path.name != "manifest.json"}
-        lists, index = load_lists(learned), faiss.read_index(str(learned / "empty.faiss"))
-        codes = []
-        for part, digest in zip(self.parts, self.digests, strict=True):
-            made: Inputs = {"lists": (digest_of(bytes_learned),), "embed": (digest,)}
-            fill = partial(encode_part, index, lists, part)
-            codes.append(self.keep("index_codes", made, {}, fill))
-        return learned, codes
-
-    def learn(self, kind: Kind, first: int, folder: Path) -> None:
-        """Write the lists and the empty index learned from a seeded sample of the first parts."""
-        counts = np.array(self.counts[:first])
-        most = self.config.train_rows or max(kind.num_lists * 39, CODE_ROWS)
-        rng = np.random.default_rng(self.seed)
-        ids = np.sort(rng.choice(counts.sum(), min(most, counts.sum()), replace=False))
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        shard = np.searchsorted(starts, ids, side="right") - 1
-        with raw_rows(self.parts[:first], shard, ids - starts[shard], folder) as rows:
-            lists = learn_lists(rows, kind.num_lists, self.seed)
-            sample = rows.unit(np.sort(rng.permutation(len(rows))[:CODE_ROWS]))
-        save_lists(lists, folder)
-        faiss.write_index(empty_index(kind, lists, sample), str(folder / "empty.faiss"))
-
-
-def first_parts(counts: Sequence[int]) -> tuple[int, str]:
-    """From how many parts to learn, and why: the largest power of two of them, if these have rows enough."""
-    first = 1 << (len(counts).bit_length() - 1)
-    if 4 * sum(counts[:first]) < sum(counts):
-        return len(counts), f"the first {first} parts hold less than a quarter of the rows"
-    return first, "the largest power of two of them"
 
 
 def write_nearest(queries: Floats, part: Path, folder: Path) -> None:

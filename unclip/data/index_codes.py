@@ -16,10 +16,11 @@ import faiss
 import numpy as np
 
 from unclip.data.index_lists import BLOCK_ROWS, Lists
-from unclip.data.table import unit, vectors_of
+from unclip.data.table import Floats, unit, vectors_of
 
 DATA = "index.ivfdata"
 ID_BYTES = 8
+Spread = tuple[int, float]  # rows, and 1 - cosine to their centroids added up
 
 
 def encode_part(index: Any, lists: Lists, part: Path, out: Path) -> None:
@@ -33,10 +34,10 @@ def encode_part(index: Any, lists: Lists, part: Path, out: Path) -> None:
         turned, here = rotated(index, block), codes[start : start + len(block)]
         ivf.encode_vectors(len(block), faiss.swig_ptr(turned), faiss.swig_ptr(place), faiss.swig_ptr(here))
         places[start : start + len(block)] = place
-        apart += float((1 - cosine.astype(np.float64)).sum())
+        apart += spread_of(cosine)[1]
     np.save(out / "lists.npy", places)
     np.save(out / "codes.npy", codes)
-    (out / "spread.json").write_text(json.dumps({"rows": len(rows), "apart": apart}) + "\n")
+    write_spread((len(rows), apart), out)
 
 
 def rotated(index: Any, vectors: Any) -> Any:
@@ -44,19 +45,33 @@ def rotated(index: Any, vectors: Any) -> Any:
     return index.chain.at(0).apply(vectors) if isinstance(index, faiss.IndexPreTransform) else vectors
 
 
-def drift(encoded: Sequence[Path], num_learned: int) -> float | None:
-    """How much farther from their centroids the rows of parts after the first `num_learned` are than those of these.
+def spread_of(cosines: Floats) -> Spread:
+    """The rows with these cosines to their centroids, and how far they are from them, all together."""
+    return len(cosines), float((1 - cosines.astype(np.float64)).sum())
 
-    1 is as far; infinite where the first have no distance at all and the others do. None where there are no such parts.
+
+def write_spread(spread: Spread, folder: Path) -> None:
+    """Write `spread.json`."""
+    (folder / "spread.json").write_text(json.dumps({"rows": spread[0], "apart": spread[1]}) + "\n")
+
+
+def read_spread(folder: Path) -> Spread:
+    """What `write_spread` wrote."""
+    found = json.loads((folder / "spread.json").read_text())
+    return found["rows"], found["apart"]
+
+
+def drift(known: Spread, others: Sequence[Spread]) -> float | None:
+    """How much farther from their centroids other rows are than those known, which were not learned from either.
+
+    1 is as far; infinite where the known have no distance at all and the others do. None where there are no others.
     """
-    spreads = [json.loads((folder / "spread.json").read_text()) for folder in encoded]
-    rows, apart = (np.array([spread[name] for spread in spreads]) for name in ("rows", "apart"))
-    before, after = slice(0, num_learned), slice(num_learned, None)
-    if not rows[after].sum():
+    rows, apart = (sum(values) for values in zip(*others, strict=True)) if others else (0, 0.0)
+    if not rows:
         return None
-    if not apart[before].sum():
-        return math.inf if apart[after].sum() else 1.0
-    return float(apart[after].sum() / rows[after].sum() / (apart[before].sum() / rows[before].sum()))
+    if not known[1]:
+        return math.inf if apart else 1.0
+    return float(apart / rows / (known[1] / known[0]))
 
 
 def merge_codes(index: Any, encoded: Sequence[Path], out: Path) -> None:

@@ -18,7 +18,7 @@ from unclip.data.table import Floats, unit
 
 FROM_ROWS = {"flat": 0, "ivf": 100_000, "ivf_hnsw": 2_000_000, "ivf_pq": 50_000_000}
 NUM_LISTS = {"ivf_hnsw": 65_536, "ivf_pq": 131_072}
-LISTS_PER_ROOT = 6  # lists by the square root of the rows ("ivf"): 4 to 16 is usual, rows may double until it is anew
+LISTS_PER_ROOT = 6  # lists by the square root of the rows ("ivf") when learned, 3 later: 4 to 16 is usual
 ROWS_PER_LIST = 39  # that a list is learned on; faiss warns below
 CODE_BYTES = 64  # of a row ("ivf_pq")
 OPQ_ROWS = 32_768  # that the rotation of "ivf_pq" is learned on
@@ -51,19 +51,28 @@ def kind_of(config: IndexConfig, rows: int, learned_from: int) -> Kind:
 
     Raises: ValueError when more probes are asked for than there are lists.
     """
-    fitting = [name for name, least in FROM_ROWS.items() if rows >= least][-1]
-    name = fitting if config.kind == "auto" else config.kind
+    name = name_of(config, rows)
     after = next((least for least in FROM_ROWS.values() if least > rows), None)
     reason = f"{rows} rows, from {FROM_ROWS[name]}" + (f" and below {after}" if after else "")
     reason = reason if config.kind == "auto" else f"{rows} rows, {name} as set"
     if name == "flat":
         return Kind(name, reason, 0)
-    wanted = config.num_lists or NUM_LISTS.get(name) or int(LISTS_PER_ROOT * learned_from**0.5)
-    sample = min(learned_from, config.train_rows or wanted * ROWS_PER_LIST)
-    num_lists = max(1, min(wanted, sample // ROWS_PER_LIST))
+    num_lists = num_lists_of(config, name, learned_from)
     if config.num_probes is not None and config.num_probes > num_lists:
         raise ValueError(f"num_probes must be <= {num_lists}, the number of lists, got {config.num_probes}")
     return Kind(name, reason, num_lists, (config.code_bytes or CODE_BYTES) if name == "ivf_pq" else None)
+
+
+def name_of(config: IndexConfig, rows: int) -> str:
+    """The name of the kind, as set or by the number of rows."""
+    return [name for name, least in FROM_ROWS.items() if rows >= least][-1] if config.kind == "auto" else config.kind
+
+
+def num_lists_of(config: IndexConfig, name: str, learned_from: int) -> int:
+    """How many lists a kind with lists has that are learned from so many rows."""
+    wanted = config.num_lists or NUM_LISTS.get(name) or int(LISTS_PER_ROOT * learned_from**0.5)
+    sample = min(learned_from, config.train_rows or wanted * ROWS_PER_LIST)
+    return max(1, min(wanted, sample // ROWS_PER_LIST))
 
 
 @dataclass(frozen=True)
@@ -89,22 +98,25 @@ class Lists:
         return place, cosine
 
 
-def learn_lists(rows: RawRows, num_lists: int, seed: int) -> Lists:
-    """So many lists of the directions of rows: k-means where a row's nearest centroid is found as `place` finds it."""
-    rng = np.random.default_rng(seed)
-    centroids = rows.unit(np.sort(rng.choice(len(rows), min(num_lists, len(rows)), replace=False)))
+def learn_lists(rows: RawRows, num_lists: int, seed: int, num_rows: int | None = None) -> Lists:
+    """So many lists of the directions of rows: k-means where a row's nearest centroid is found as `place` finds it.
+
+    num_rows: how many of the rows, the first ones; all if None.
+    """
+    rng, size = np.random.default_rng(seed), len(rows) if num_rows is None else num_rows
+    centroids = rows.unit(np.sort(rng.choice(size, min(num_lists, size), replace=False)))
     for _ in range(ITERATIONS):
         lists = grouped(centroids, seed)
         sums = np.zeros_like(lists.centroids)
-        for start in range(0, len(rows), BLOCK_ROWS):
-            block = rows.unit(slice(start, start + BLOCK_ROWS))
+        for start in range(0, size, BLOCK_ROWS):
+            block = rows.unit(slice(start, min(start + BLOCK_ROWS, size)))
             place, _ = lists.place(block, LEARNING_TOPS)
             order = np.argsort(place, kind="stable")
             used, first = np.unique(place[order], return_index=True)
             sums[used] += np.add.reduceat(block[order], first, axis=0)
         empty = np.flatnonzero(~sums.any(axis=1))
         if len(empty):
-            sums[empty] = rows.unit(np.sort(rng.choice(len(rows), len(empty), replace=False)))
+            sums[empty] = rows.unit(np.sort(rng.choice(size, len(empty), replace=False)))
         centroids = unit(sums)
     return grouped(centroids, seed)
 

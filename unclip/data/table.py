@@ -259,15 +259,20 @@ def vectors_in(paths: Sequence[Path], column: str, ahead: int = READ_AHEAD) -> I
 def check_agree(paths: Sequence[Path]) -> list[TableInfo]:
     """What each part says, all made alike: same CLIP, preprocessing, tokenizer, dimension and precision.
 
-    Raises: ValueError that names the field, both values and both files.
+    Raises: as `check_alike`.
     """
     infos = [read_info(path) for path in paths]
     for path, info in zip(paths[1:], infos[1:], strict=True):
-        for name in AGREEING:
-            here, there = getattr(info, name), getattr(infos[0], name)
-            if here != there:
-                raise ValueError(f"{path} has {name} {here}, but {paths[0]} has {there}: parts of different tables")
+        check_alike(path, info, paths[0], infos[0])
     return infos
+
+
+def check_alike(path: Path, info: TableInfo, first: Path, expected: TableInfo) -> None:
+    """Raises: ValueError that names the field, both values and both files where a part is not made as the first is."""
+    for name in AGREEING:
+        here, there = getattr(info, name), getattr(expected, name)
+        if here != there:
+            raise ValueError(f"{path} has {name} {here}, but {first} has {there}: parts of different tables")
 
 
 def read_parts(paths: Iterable[Path]) -> list[Part]:

@@ -46,14 +46,15 @@ def build_page(title: str, record: PipelineRecord, sheets: Sequence[Path] = ()) 
 
 
 def subtitle(record: PipelineRecord) -> str:
-    """How much was built, in how long, on what."""
+    """What was built, how much of it, in how long, on what."""
     manifests = [m for some in record.manifests.values() for m in some]
+    what = "An unCLIP stack from captioned pictures" if record.artifacts.get("decoder") else "Captioned pictures"
     if not manifests:
-        return "An unCLIP stack"
+        return what
     seconds = sum(float(m["seconds"]) for m in manifests)
     machine = manifests[-1]["hardware"]
     about = f"{machine['cores']} cores, {machine['memory_gb']} GB" if machine else ""
-    return f"An unCLIP stack from captioned pictures · {len(manifests)} artifacts in {duration(seconds)} · {about}"
+    return f"{what} · {len(manifests)} artifacts in {duration(seconds)} · {about}"
 
 
 def footer(record: PipelineRecord) -> str:

@@ -1,5 +1,8 @@
 """Facts about the search index."""
 
+import shutil
+from itertools import pairwise
+
 import faiss
 import numpy as np
 import pyarrow.parquet as pq
@@ -11,6 +14,7 @@ from unclip.data.config import IndexConfig
 from unclip.data.digests import file_digest
 from unclip.data.index import grow_index, kept_in, search, write_index
 from unclip.data.index_codes import open_index
+from unclip.data.index_growth import checked_after, first_of_size
 from unclip.data.index_lists import Kind, kind_of, learn_lists
 from unclip.data.index_recall import exact_nearest, rows_at
 from unclip.data.raw_rows import RawRows
@@ -20,12 +24,12 @@ faiss.omp_set_num_threads(1)
 LISTS = {"kind": "ivf", "num_lists": 12}
 
 
-def parts(tmp_path, sizes=(300, 500), shift=0.0):
+def parts(tmp_path, sizes=(300, 500), center=0.0, last=0.0):
     tmp_path.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
     made = []
     for number, size in enumerate(sizes):
-        image = rng.normal(size=(size, 16)).astype(np.float32) + (shift if number == len(sizes) - 1 else 0)
+        image = rng.normal(size=(size, 16)).astype(np.float32) + (last if number == len(sizes) - 1 else center)
         near = image + rng.normal(size=image.shape).astype(np.float32)
         made.append(part(tmp_path / f"{number}.parquet", image, number, near))
     return made
@@ -117,7 +121,7 @@ def test_an_index_that_grew_has_the_bytes_of_one_made_at_once(tmp_path):
     indexed(tmp_path / "anew", paths, **LISTS)
     assert files(tmp_path / "grown") == files(tmp_path / "anew")
     assert {path: path.stat().st_mtime_ns for path in before} == before
-    assert len(list((tmp_path / "kept").iterdir())) == 2 + 2 * 3
+    assert len(list((tmp_path / "kept").iterdir())) == 2 + 2 + 2 * 3
 
 
 def test_a_folder_that_grows_encodes_the_new_part_and_forgets_one_that_went(tmp_path):
@@ -129,7 +133,7 @@ def test_a_folder_that_grows_encodes_the_new_part_and_forgets_one_that_went(tmp_
         return {path.name for path in (tmp_path / "out" / "index_pieces").iterdir()}
 
     two, three = pieces(2), pieces(3)
-    assert len(two) == 6 and two < three and len(three) == 8 and pieces(2) == two
+    assert len(two) == 7 and two < three and len(three) == 10 and pieces(2) == two
 
 
 def test_product_codes_without_the_table_are_refused(tmp_path):
@@ -140,10 +144,55 @@ def test_product_codes_without_the_table_are_refused(tmp_path):
 
 
 def test_a_part_unlike_those_before_has_the_lists_learned_anew(tmp_path):
-    alike = indexed(tmp_path / "a", parts(tmp_path / "x", (700, 300, 500)), **LISTS)
-    other = indexed(tmp_path / "b", parts(tmp_path / "y", (700, 300, 500), shift=-3), **LISTS)
-    assert alike["learned_from_parts"] == 2 and 0.9 < alike["drift"] < 1.1
-    assert other["learned_from_parts"] == 3 and "times as far from its lists" in other["learned_from_because"]
+    sizes = (700, 300, 500)
+    alike = indexed(tmp_path / "a", parts(tmp_path / "x", sizes, center=3, last=3), **LISTS)
+    other = indexed(tmp_path / "b", parts(tmp_path / "y", sizes, center=3, last=-3), **LISTS)
+    assert alike["learned_from_parts"] == 1 and 0.9 < alike["drift"] < 1.1
+    assert other["learned_from_parts"] == 3 and other["learned_from_because"].startswith("parts up to 3 are ")
+
+
+def grown(out, paths):
+    """Of each table of the first of these parts, the pieces that are kept, as an index of them grew."""
+    out.mkdir()
+    found = []
+    for count in range(1, len(paths) + 1):
+        grow_index(IndexConfig(**LISTS), paths[:count], out, 0)
+        found.append({path.name for path in (out / "index_pieces").iterdir()})
+    return found
+
+
+def learned(pieces):
+    return {name for name in pieces if name.startswith("index_lists")}
+
+
+def test_lists_are_learned_once_while_parts_are_alike(tmp_path):
+    pieces = grown(tmp_path / "out", parts(tmp_path, (500,) * 9))
+    assert len(set.union(*map(learned, pieces))) == 1
+    assert all(before < after for before, after in pairwise(pieces))
+
+
+def test_after_a_drift_lists_are_learned_once_more(tmp_path):
+    paths = parts(tmp_path / "parts", (500,) * 4, center=3, last=-3) + parts(tmp_path / "more", (500,) * 4, -3, 3)
+    pieces = grown(tmp_path / "out", paths)
+    assert len(set.union(*map(learned, pieces))) == 2
+    assert learned(pieces[2]).isdisjoint(learned(pieces[4])) and learned(pieces[4]) == learned(pieces[-1])
+    shutil.rmtree(tmp_path / "out" / "index_pieces")
+    indexed(tmp_path / "anew", paths, **LISTS)
+    assert files(tmp_path / "out") == files(tmp_path / "anew")
+
+
+@pytest.mark.parametrize(("num_parts", "first"), [(10, 10), (39, 10), (40, 40), (159, 40), (160, 160), (200, 200)])
+def test_lists_are_learned_anew_where_size_asks_for_it(num_parts, first):
+    assert first_of_size(IndexConfig(), [10_000] * num_parts)[0] == first
+
+
+def test_lists_that_were_set_are_learned_once_all_can_be():
+    assert first_of_size(IndexConfig(kind="ivf", num_lists=12), [300, 100, 68, 900])[0] == 3
+
+
+def test_parts_that_go_on_differing_cost_eight_learnings_a_doubling():
+    assert list(checked_after(2, 9)) == [3, 4, 5, 6, 7, 8, 9]
+    assert list(checked_after(512, 1024)) == [576, 640, 704, 768, 832, 896, 960, 1024]
 
 
 def test_probes_are_raised_until_the_recall_is_reached(tmp_path):
@@ -200,7 +249,7 @@ def test_a_setting_without_effect_is_refused():
 
 def test_first_parts_without_rows_are_not_learned_from(tmp_path):
     figures = indexed(tmp_path / "out", parts(tmp_path / "parts", (0, 1, 1500)), **LISTS)
-    assert figures["learned_from_parts"] == 3 and "less than a quarter" in figures["learned_from_because"]
+    assert figures["learned_from_parts"] == 3 and figures["num_lists"] == 12
 
 
 def test_codes_are_made_again_for_other_lists(tmp_path):
