@@ -4,6 +4,7 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from typer.testing import CliRunner
@@ -20,6 +21,7 @@ from tests.unclip.data.data_fixtures import needs_tool
 from unclip.data.dropped import Losses
 from unclip.data.gate import TooFewSuccesses
 from unclip.data.rows import read_rows
+from unclip.data.shards import ShardReader
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["plain.jpg", "busy.jpg", "gone.jpg", "plain.png", "status-429", "wide.png"]
@@ -30,6 +32,8 @@ pytestmark = needs_tool
 class Site:
     """A server, the list of its pictures, and a store."""
 
+    more: ClassVar[list[str]] = []
+
     def __init__(self, folder, url):
         self.folder, self.url = folder, url
 
@@ -39,7 +43,7 @@ class Site:
 
     def settings(self, **download):
         download = {"allow_private": True, "retries": 0, "min_success_fraction": 0.1, "num_processes": 1} | download
-        source = f"source={{urls: {{path: '{self.folder / 'list.csv'}', shard_size: 3}}}}"
+        source = f"source={{urls: {{path: '{self.folder / 'list.csv'}', shard_size: 3, more_columns: {self.more}}}}}"
         return source, f"download={download}"
 
     def graph(self, **download):
@@ -87,6 +91,18 @@ def test_refused_rows_come_back_as_a_further_shard_with_their_sample_ids(site):
     changed = site.graph()
     assert [shard.origins for shard in changed.retries] == [(0,)] and downloads(changed).void_retries == 1
     assert len(changed.sources) == 3 and changed.sources[0] == again.sources[0]
+
+
+def test_a_row_that_was_asked_again_has_its_further_columns(site):
+    site.more = ["punsafe"]
+    (site.folder / "list.csv").write_text(
+        f"url,caption,punsafe\n{site.url}/gone.jpg,a,0.1\n{site.url}/busy.jpg,b,0.7\n"
+    )
+    graph, _ = site.run(min_success_fraction=0)
+    add_retries(graph, ["http_5xx"], {})
+    again, _ = site.run(min_success_fraction=0)
+    shard = ShardReader(fetched(again)[1].path / "shard.tar")
+    assert [(shard.caption(0), shard.meta(0)["punsafe"]), len(shard)] == [("b", "0.7"), 1]
 
 
 def test_a_row_that_was_asked_again_is_lost_once_or_not_at_all(site):

@@ -19,6 +19,7 @@ from unclip.data.fates import may_pass, status_of
 from unclip.data.fetch import Answer, fetch, require_distributor
 from unclip.data.fetcher import is_private_host
 from unclip.data.gate import Gate, TooFewSuccesses
+from unclip.data.more_columns import read_more
 from unclip.data.originals import Refused, take_picture
 from unclip.data.rows import Row, refusals, write_rows
 from unclip.data.shards import Sample, row_of, sample_key, write_in_order
@@ -147,6 +148,7 @@ def read_rows_of(
             extension=picture.extension,
             caption=pair["caption"],
             sample_id=pair["sample_id"],
+            meta=read_more(pair.get("more")),
         )
         return row_of(sample, picture.width, picture.height, pair["url"]), sample
 
