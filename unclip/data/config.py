@@ -130,6 +130,7 @@ class DownloadConfig:
     retries: int = 1  # further passes over rows that failed for a passing reason (time-out, connection, 429, 5xx)
     schemes: tuple[str, ...] = ("http", "https")
     allow_private: bool = False  # addresses of loopback, private and other networks that are not the internet's
+    blocked_domains: str | None = neutral(None)  # where no redirect may lead: source.urls.blocked_domains
     user_agent_token: str | None = None  # the name by which hosts know you; X-Robots-Tag may speak to it alone
     disallowed_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")  # of X-Robots-Tag
     max_bytes: int = 20_000_000  # of a file
