@@ -170,6 +170,12 @@ def test_a_hopeless_run_stops_at_its_first_shard_and_says_what_came_of_it(site):
     assert found.failed["http_404"] == 1 and "the next shard failed, too few rows came" in summary("x", found)
 
 
+def test_a_single_bad_row_in_the_last_shard_fails_no_run(site):
+    site.write(["plain.jpg", "plain.png", "wide.png", "gone.jpg"])
+    found = downloads(site.run(min_success_fraction=0.9)[0])
+    assert (found.num_fetched, found.ok, found.refused) == (2, 3, {"http_404": 1})
+
+
 def test_the_verbs_answer_in_json(shared, tmp_path):
     shutil.copytree(shared.folder, tmp_path / "copy")
     settings = [f"--set={one}" for one in Site(tmp_path / "copy", shared.url).settings()]

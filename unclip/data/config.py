@@ -137,7 +137,7 @@ class DownloadConfig:
     max_pixels: int = 64_000_000
     max_side_px: int = 512  # larger pictures are reduced to this on their longer side
     background: tuple[int, int, int] = (255, 255, 255)  # behind transparency
-    min_success_fraction: float = neutral(0.5)  # of a shard, without duplicates; once out of reach the stage fails
+    min_success_fraction: float = neutral(0.5)  # of a shard, repeats left out (docs/download.md)
 
     def __post_init__(self) -> None:
         """Raises: ValueError naming the field."""

@@ -58,7 +58,7 @@ def _download(pairs: Path, shard: int, config: DownloadConfig, out: Path, progre
     start = time.monotonic()
     refused = {row: fate for row, pair in enumerate(table) if (fate := refuse(pair, config))}
     targets = [pair for row, pair in enumerate(table) if row not in refused]
-    gate = Gate(config, len(table), (status for status, _ in refused.values()))
+    gate = Gate(config, len(table), (status for status, _ in refused.values()), shard)
     answers = fetch_in_passes(targets, config, out / WORK / "staging", gate, progress)
     fetch_s = time.monotonic() - start
     rows: list[Row] = []
