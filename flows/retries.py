@@ -151,14 +151,11 @@ def pairs_of(graph: "Graph") -> list[Path]:
 
 
 def download_steps(graph: "Graph") -> list[Any]:
-    """The download's steps, of the shards whose source is there. Raises: ValueError when there is no URL list."""
+    """The download's steps. Raises: ValueError when there is no URL list."""
     if graph.pipeline.download is None:
         raise ValueError(f"{graph.name} downloads nothing: its source is not a URL list")
     source, download = graph.stages()[:2]
-    made = {"source": tuple(step.found for step in graph.steps(source, {}) if step.found is not None)}
-    if len(made["source"]) < len(graph.sources):
-        return list(graph.steps(download, {}))
-    return list(graph.steps(download, made))
+    return list(graph.steps(download, {"source": [step.found for step in graph.steps(source, {})]}))
 
 
 def final_refusals(artifacts: Iterable[Artifact]) -> Counter[str]:

@@ -13,6 +13,7 @@ from flows.cli import app, load_verbs
 from flows.downloads import downloads, fates_table, summary
 from flows.execute import Execution
 from flows.graph import open_graph
+from flows.plan import plan
 from flows.retries import add_retries, fetched
 from tasks.context import Context
 from tasks.filter import refused_steps
@@ -91,6 +92,17 @@ def test_refused_rows_come_back_as_a_further_shard_with_their_sample_ids(site):
     changed = site.graph()
     assert [shard.origins for shard in changed.retries] == [(0,)] and downloads(changed).void_retries == 1
     assert len(changed.sources) == 3 and changed.sources[0] == again.sources[0]
+
+
+def test_a_retry_adds_a_shard_to_the_plan_and_takes_none_away(site):
+    graph, _ = site.run()
+    assert all(one.num_missing == 0 for one in plan(graph, "download"))
+    add_retries(graph, ["http_5xx"], {})
+    plans = plan(site.graph(), "score")
+    assert [(one.stage, one.num_found, one.num_missing) for one in plans[:2]] == [("source", 2, 1), ("download", 2, 1)]
+    assert plans[1].why == "input source is to be made" and (plans[2].num_missing, plans[3:]) == (3, [])
+    found = downloads(site.graph())
+    assert (found.num_fetched, found.num_shards, found.rows) == (2, 3, 6)
 
 
 def test_a_row_that_was_asked_again_has_its_further_columns(site):

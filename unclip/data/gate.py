@@ -10,7 +10,6 @@ from unclip.data.fates import may_pass, status_of
 from unclip.data.rows import OK
 from unclip.data.urls import DUPLICATE
 
-
 FEW_ROWS = 100  # of fewer the share says little: one dead host, and a list's last shard may be a single row
 
 
