@@ -1,6 +1,7 @@
 """A URL list fetched, looked at, and its refused rows fetched again, over a real server."""
 
 import json
+import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -103,6 +104,19 @@ def test_a_retry_adds_a_shard_to_the_plan_and_takes_none_away(site):
     assert plans[1].why == "input source is to be made" and (plans[2].num_missing, plans[3:]) == (3, [])
     found = downloads(site.graph())
     assert (found.num_fetched, found.num_shards, found.rows) == (2, 3, 6)
+    assert summary("x", found).endswith("\nthe rest is fetched by: unclip run x --until download")  # a retry is refused
+
+
+def test_the_retry_that_is_advised_works_as_it_stands(site):
+    site.write(["plain.jpg", "gone.jpg", "status-429"])
+    site.run(timeout_s=3)
+    settings = [f"--set={one}" for one in site.settings(timeout_s=3)]
+    where = ["--file", str(ROOT / "shrunken.yaml"), "--store", str(site.folder / "store")]
+    load_verbs()
+    said = CliRunner().invoke(app, ["downloads", "shrunken", *settings, *where]).stdout
+    advised = shlex.split(said.rpartition("may pass: unclip ")[2])
+    assert advised[:2] == ["retry", "shrunken"] and advised[-2:] == ["--status", "http_429"]
+    assert json.loads(CliRunner().invoke(app, [*advised, "--json"]).stdout)["rows"] == {"http_429": 1}
 
 
 def test_a_row_that_was_asked_again_has_its_further_columns(site):
@@ -179,7 +193,11 @@ def test_a_hopeless_run_stops_at_its_first_shard_and_says_what_came_of_it(site):
         site.run(min_success_fraction=0.5)
     found = downloads(site.graph(min_success_fraction=0.5))
     assert (found.num_fetched, found.num_shards) == (0, 3) and web.Handler.asked["/plain.jpg"] == 0
-    assert found.failed["http_404"] == 1 and "the next shard failed, too few rows came" in summary("x", found)
+    said = summary("x", found, " --set a=b")
+    assert found.failed["http_404"] == 1 and "the next shard failed, too few rows came" in said
+    assert said.endswith(
+        "lower download.min_success_fraction; the rest is fetched by: unclip run x --set a=b --until download"
+    )
 
 
 def test_a_single_bad_row_in_the_last_shard_fails_no_run(site):
@@ -202,6 +220,6 @@ def test_the_verbs_answer_in_json(shared, tmp_path):
 
 
 def test_every_refusal_is_a_line_of_advice():
-    lines = fates_table("", {"dns": 3, "http_429": 1200})
+    lines = fates_table({"dns": 3, "http_429": 1200})
     assert [next(iter(column.cells)) for column in lines.columns[:2]] == ["http_429", "1,200"]
     assert "lower num_threads" in next(iter(lines.columns[2].cells))
