@@ -26,6 +26,7 @@ from tasks.config import (
 )
 from tasks.evaluate_config import EvaluateConfig
 from unclip.data.config import AestheticConfig, DownloadConfig, EmbedConfig, FilterConfig, IndexConfig, SelectConfig
+from unclip.data.opt_outs import blocking
 
 
 class Schedule(BaseModel):
@@ -210,7 +211,10 @@ def load_pipeline(path: Path, name: str, overrides: tuple[str, ...] = ()) -> Pip
     problems = [_line(values, tuple(field.split(".")), name, message) for field, message in pipeline.problems()]
     if problems:
         raise ValueError("\n".join(problems))
-    return pipeline
+    urls, download = pipeline.source.urls, pipeline.download
+    if urls is None or download is None:
+        return pipeline
+    return pipeline.model_copy(update={"download": blocking(download, urls)})
 
 
 def _explained(error: Any, values: Values, name: str) -> str:

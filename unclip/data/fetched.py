@@ -12,6 +12,7 @@ from unclip.data.digests import known_digest
 from unclip.data.download import download
 from unclip.data.dump_records import record_or_none, write_record
 from unclip.data.listings import Listing, read_members
+from unclip.data.opt_outs import blocking
 from unclip.data.rows import read_rows
 from unclip.data.shards import image_member, sample_key, tar_groups
 from unclip.data.sources import Found
@@ -40,7 +41,7 @@ def fetch_list(config: UrlsConfig, how: DownloadConfig, folder: Path, progress: 
     Raises: ValueError for a bad list, a folder with another list's pictures, or when too few rows of a shard come.
     """
     refuse_other_list(config, folder)
-    recipes = pair_recipes(config)
+    recipes, how = pair_recipes(config), blocking(how, config)
     for shard, pairs in enumerate(recipes):
         recipe = pairs | {"download": digest_of(recipe_config(how))}
         place = shard_folder(folder, shard)

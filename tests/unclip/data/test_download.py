@@ -157,6 +157,15 @@ def test_what_may_pass_counts_as_lost_in_the_last_pass_alone(is_last, errors, st
         gate.check(texts, bool(is_last))
 
 
+@pytest.mark.parametrize("shard, rows, is_judged", [(0, 1, True), (7, 1, False), (7, 99, False), (7, 100, True)])
+def test_a_few_rows_at_the_end_of_a_list_fail_no_run(shard, rows, is_judged):
+    gate = Gate(CONFIG, rows + 1, ["duplicate"], shard)
+    if not is_judged:
+        return gate.judge(["http_404"] * rows)
+    with pytest.raises(TooFewSuccesses):
+        gate.judge(["http_404"] * rows)
+
+
 def test_the_gate_s_error_survives_a_way_between_processes():
     sent = pickle.loads(pickle.dumps(TooFewSuccesses("too few", {"dns": 3})))  # noqa: S301
     assert (str(sent), sent.counts) == ("too few", {"dns": 3})
@@ -216,6 +225,16 @@ def test_at_the_deadline_the_rest_is_refused(tmp_path, server):
     download(freeze(tmp_path, [(f"{server}/drip.jpg", "slow")]), 0, config, tmp_path, lambda *_, **__: None)
     (row,) = read_rows(tmp_path / "rows.parquet")
     assert (row.status, row.detail) == ("unfinished", "download.deadline_s was reached first")
+
+
+@needs_tool
+def test_where_no_request_ends_the_watchdog_does(tmp_path, server):
+    limits = {"stall_s": 6, "timeout_s": 90, "retries": 0, "min_success_fraction": 0}
+    config, start = DownloadConfig(allow_private=True, num_processes=1, **limits), time.monotonic()
+    download(freeze(tmp_path, [(f"{server}/drip.jpg", "slow")]), 0, config, tmp_path, lambda *_, **__: None)
+    (row,) = read_rows(tmp_path / "rows.parquet")
+    assert (row.status, row.detail) == ("unfinished", "no request ended for download.stall_s = 6 s")
+    assert time.monotonic() - start < 40 and not processes_naming(f"{tmp_path}/work/staging")
 
 
 @pytest.mark.parametrize(

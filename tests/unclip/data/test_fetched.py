@@ -113,6 +113,15 @@ def test_other_settings_fetch_again(fetched, tmp_path):
         assert [row.status for row in rows] == fates
 
 
+def test_no_redirect_leads_into_a_domain_that_the_list_must_not_be_fetched_from(fetched, tmp_path):
+    base = Path(fetched[1].path).read_text().splitlines()[1].rpartition("/")[0]
+    config = write_list(tmp_path / "list.csv", [(f"{base}/hostile-to-host?localhost", "a"), (f"{base}/plain.jpg", "b")])
+    (tmp_path / "domains").write_text("LocalHost\n")
+    fetch_list(replace(config, blocked_domains=str(tmp_path / "domains")), HOW, tmp_path / "pictures", quiet)
+    rows = read_rows(tmp_path / "pictures" / "000000" / "rows.parquet")
+    assert [row.status for row in rows] == ["blocked_domain", "ok"] and "redirected to http://localh" in rows[0].detail
+
+
 def test_pictures_without_a_part_are_kept_from_another_list_too(fetched, tmp_path):
     other = write_list(tmp_path / "other.csv", [("http://127.0.0.1:9/none.jpg", "a word")])
     pictures = fetched[0] / "dump" / "pictures"

@@ -81,10 +81,11 @@ def server():
         yield address
 
 
-def ask(*urls, allow_private=True, **environment):
+def ask(*urls, allow_private=True, blocked=None, **environment):
     """Seconds and words of each request, all made at once by one process, and the memory that they took."""
     limits = {"schemes": ["http"], "allow_private": allow_private, "timeout_s": TIMEOUT_S, "max_bytes": MAX_BYTES}
-    command = [sys.executable, "-I", "-c", ASK, fetcher.__file__, json.dumps({**limits, "marks": os.devnull}), *urls]
+    limits |= {"marks": os.devnull, "blocked": blocked}
+    command = [sys.executable, "-I", "-c", ASK, fetcher.__file__, json.dumps(limits), *urls]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
     return json.loads(done.stdout)
 
@@ -110,6 +111,16 @@ def test_a_redirect_to_a_private_address_is_refused_even_where_a_proxy_would_fol
     urls = ["http://public.example/hostile-to-private", "http://public.example/plain.jpg"]
     found, _ = ask(*urls, allow_private=False, http_proxy=server)
     assert [status_of(found[urls[0]][1]), found[urls[1]][1]] == ["private_address", "ok"]
+
+
+def test_a_redirect_into_a_blocked_domain_is_refused_however_it_is_spelled(server, tmp_path):
+    (tmp_path / "blocked").write_text("other.example\nlocalhost")
+    hosts = {"127.0.0.1": "ok"} | dict.fromkeys(("localhost", "LOCALHOST.", "%6cocalhost"), "blocked_domain")
+    found, _ = ask(*(f"{server}/hostile-to-host?{host}" for host in hosts), blocked=str(tmp_path / "blocked"))
+    said = {url.partition("?")[2]: answer[1] for url, answer in found.items()}
+    assert {host: "ok" if text == "ok" else status_of(text) for host, text in said.items()} == hosts
+    assert fetcher.is_below("www.xn--bcher-kva.example", frozenset({"xn--bcher-kva.example"}))
+    assert not fetcher.is_below("otherlocalhost", frozenset({"localhost"}))
 
 
 @pytest.mark.parametrize("name", [socket.gethostname()])
