@@ -32,6 +32,10 @@ def embed(
     workers: Annotated[
         int | None, typer.Option(min=0, help="Processes that decode; 0: threads [default: one a core from five cores]")
     ] = None,
+    index_kind: Annotated[str, typer.Option(help="flat, ivf, ivf_hnsw, ivf_pq; auto: by the rows")] = "auto",
+    min_recall: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Recall@10 that the index must reach [default: 0.9]")
+    ] = None,
     allow_private: Annotated[bool, typer.Option("--allow-private", help="Fetch from this network as well")] = False,
     store: StoreDir = STORE,
     as_json: Json = False,
@@ -40,13 +44,16 @@ def embed(
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: its idle threads leave the cores to decoding
     from tempfile import TemporaryDirectory
 
-    from tasks.dump import clip_folder, default_workers, dump_source, engine_of, known_devices
+    from tasks.dump import clip_folder, default_workers, dump_source, engine_of, index_config, known_devices
     from unclip.data.config import DownloadConfig, EmbedConfig, UrlsConfig
-    from unclip.data.dump import DumpSource, fill_dump
+    from unclip.data.dump import fill_dump
+    from unclip.data.dump_origin import DumpSource
     from unclip.data.fetched import PICTURES, FetchedConfig, fetch_list
+    from unclip.data.index_figures import index_line
     from unclip.store import Store
 
     num_workers = default_workers() if workers is None else workers
+    index = index_config(index_kind, min_recall)
     config = EmbedConfig(batch_size=batch_size, precision=precision, workers=num_workers)
     wanted = dump_source(source, captions)
     if allow_private and not isinstance(wanted, UrlsConfig):
@@ -63,10 +70,14 @@ def embed(
                 assert isinstance(wanted, UrlsConfig)
                 fetch_list(wanted, how, target / PICTURES, bar("fetch"))
 
-            manifest = fill_dump(there, target, engine, folder, bar("embed"), fetch)
+            manifest = fill_dump(there, target, engine, folder, bar("embed"), fetch, index)
     lost = f"; {lost_rows(manifest['refused'])}: see {target}/parts" if manifest["refused"] else ""
     done = f"{manifest['embedded_shards']} of {manifest['shards']} parts embedded now"
-    print(json.dumps(manifest, indent=1) if as_json else f"{manifest['rows']} rows in {target}, {done}{lost}")
+    if as_json:
+        print(json.dumps(manifest, indent=1))
+        return
+    print(f"{manifest['rows']} rows in {target}, {done}{lost}")
+    print(index_line(manifest["index"]))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ import typer
 
 from flows.cli import STORE, Json, StoreDir, app
 from flows.terminal import histogram, lost_rows, out, size, table
+from unclip.data.index_figures import index_words
 
 Dump = Annotated[Path, typer.Argument(help="A folder that `unclip embed` made", show_default=False)]
 Target = typer.Option("--out", help="A folder that is new or empty", show_default=False)
@@ -138,6 +139,7 @@ def _told(found: dict[str, Any]) -> list[list[str]]:
         ["context", f"{clip['context']} tokens, filled by {found['context_filled']:,} captions"],
         ["similarity", f"{histogram(similar['counts'])}  -1 to 1, pairs of {similar['rows_compared']:,} rows drawn"],
         ["duplicates", _duplicates(found)],
+        ["index", "\n".join(index_words(found["index"])) if found["index"] else "none"],
         ["disk", "\n".join(f"{size(count):>9}  {kind}" for kind, count in found["bytes"].items())],
         ["problems", "\n".join(found["problems"]) or "none"],
     ]

@@ -10,6 +10,7 @@ from flows.graph import Graph
 from flows.losses import funnel_line
 from flows.terminal import err, out, table
 from unclip.artifact import Artifact
+from unclip.data.index_figures import index_line
 from unclip.prefect_server import apply_environment, start_server
 from unclip.runs import RunRecord, begin_run, end_run, runs_of
 
@@ -61,6 +62,9 @@ def print_run(graph: Graph, run: RunRecord, until: str | None = None) -> None:
     out.print(table(f"{graph.name} in {graph.store.root}", ["stage", "", "seconds", "artifact"], rows, ["seconds"]))
     if line := funnel_line(graph.name, graph.store, run):
         out.print(line, soft_wrap=True, markup=False)
+    for index in (graph.store.find("index", key) for key in run.keys("index")):
+        if index is not None:
+            out.print(index_line(index.manifest()["metrics"]), soft_wrap=True, markup=False)
     if until is None:
         page = graph.store.path_of("report", run.keys("report")[0])
         out.print(f"report: {page / 'index.html'}", soft_wrap=True)

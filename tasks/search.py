@@ -7,7 +7,8 @@ from tasks.captions import require_readable
 from tasks.clip_encoder import ClipEncoder
 from tasks.dump import open_encoder
 from unclip.artifact import Artifact
-from unclip.data.dump import part_paths, refuse_other_clip
+from unclip.data.dump import part_paths
+from unclip.data.dump_origin import refuse_other_clip
 from unclip.data.dump_pictures import ShardPictures
 from unclip.data.dump_queries import Searchable, one_query, search_table, searchable_dump, sheet_of
 from unclip.runs import last_artifacts

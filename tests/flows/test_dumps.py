@@ -8,17 +8,20 @@ from PIL import Image
 
 from tests.unclip.data.dump_fixtures import put, rewrite
 
+INDEX = "flat (360 rows, from 0 and below 100000), recall@1 1.000, @10 1.000"
+
 
 @pytest.fixture(scope="module")
 def dump(shared, tmp_path_factory):
     """A dump of the tars that a pipeline made, which is in the store as well."""
     ran = shared("run", "shrunken", "--until", "index", "--set", "clip.train.num_steps=5")
-    assert ran.returncode == 0, ran.stderr
+    assert ran.returncode == 0 and f"index: {INDEX}\n" in ran.stdout, ran.stdout + ran.stderr
     tars = tmp_path_factory.mktemp("tars")
     for number, shard in enumerate(sorted(shared.store.glob("artifacts/source/*/shard.tar"))):
         (tars / f"{number:05d}.tar").symlink_to(shard)
     done = shared("embed", tars / "*.tar", "--out", tars.parent / "dump", "--clip", "shrunken")
     assert done.returncode == 0, done.stderr
+    assert done.stdout == f"360 rows in {tars.parent / 'dump'}, 2 of 2 parts embedded now\nindex: {INDEX}\n"
     return tars.parent / "dump"
 
 
@@ -34,9 +37,26 @@ def test_figures_and_verdict_fit_a_terminal(shared, dump):
     assert told.returncode == 0 and max(map(len, told.stdout.splitlines())) <= 80, told.stdout
     told_of = {line.split()[0] for line in told.stdout.splitlines() if line}
     assert {"rows", "origin", "similarity", "duplicates", "disk"} <= told_of
+    assert f"index          {INDEX.partition(', recall')[0]} " in told.stdout
     done = shared("verify", dump, "--sample", 8)
     assert done.returncode == 0, done.stdout
     assert done.stdout == "360 rows in 2 parts, 8 embedded again: all as they must be\n"
+
+
+def test_another_index_is_asked_for_on_the_command_line(shared, dump, tmp_path):
+    embed = (
+        "embed",
+        dump.parent / "tars0" / "*.tar",
+        "--out",
+        shutil.copytree(dump, tmp_path / "dump"),
+        "--clip",
+        "shrunken",
+    )
+    done = shared(*embed, "--index-kind", "ivf", "--min-recall", "0.2")
+    first, second = done.stdout.splitlines()
+    assert first.endswith("0 of 2 parts embedded now") and second.startswith("index: ivf (360 rows, ivf as set), ")
+    for words, said in (("zip",), "must be one of auto, flat"), (("flat", "--min-recall", "0.2"), "has no effect"):
+        assert said in shared(*embed, "--index-kind", *words).stderr
 
 
 def test_a_damaged_dump_is_exit_code_one_and_a_line_a_problem(shared, dump, tmp_path):

@@ -271,6 +271,9 @@ class AestheticConfig:
     head: str  # a folder that `unclip fit-aesthetic` made with the same CLIP
 
 
+INDEX_KINDS = ("auto", "flat", "ivf", "ivf_hnsw", "ivf_pq")
+
+
 @dataclass(frozen=True, kw_only=True)
 class IndexConfig:
     """The search index: its kind by the number of rows, or set; what each kind learns."""
@@ -284,8 +287,7 @@ class IndexConfig:
 
     def __post_init__(self) -> None:
         """Raises: ValueError naming the field."""
-        kinds = ("auto", "flat", "ivf", "ivf_hnsw", "ivf_pq")
-        require(self.kind in kinds, "kind", f"one of {', '.join(kinds)}", self.kind)
+        require(self.kind in INDEX_KINDS, "kind", f"one of {', '.join(INDEX_KINDS)}", self.kind)
         require(0 <= self.min_recall <= 1, "min_recall", "in 0..1", self.min_recall)
         for name, least in (("num_probes", 1), ("num_lists", 1), ("train_rows", 256), ("code_bytes", 1)):
             value = getattr(self, name)

@@ -26,6 +26,7 @@ from unclip.data.sources import Found, Unfit, fit_picture, identity_of
 NUM_SLOTS = 3  # batches in memory: one at the encoder, two being decoded
 PIECE = 16  # rows that one worker decodes at a time
 MAX_THREADS = 8  # of this process; more fight for the interpreter
+UNCROPPABLE = "uncroppable"
 
 Which = TypeVar("Which")
 _shared: Pixels  # (NUM_SLOTS, B, P, P, 3), in a decoding process
@@ -44,21 +45,18 @@ class Decoded:
 def decode_row(found: Found, key: str, crop: Crop) -> tuple[Row, Pixels | None]:
     """What became of a row, with the digest of the very bytes that were decoded; pixels (P, P, 3) unless refused."""
     identity = identity_of(found)
+    said: dict[str, Any] = {"sample_id": identity, "caption": found.caption, "url": found.source_id}
     try:
         data, _, image = fit_picture(found)
     except Unfit as refusal:
-        said: dict[str, Any] = {"sample_id": identity, "caption": found.caption, "url": found.source_id}
         return Row(**said, status=refusal.reason, detail=str(refusal)), None
-    row = Row(
-        sample_id=identity,
-        caption=found.caption,
-        key=key,
-        url=found.source_id,
-        image_sha256=image_digest(data),
-        width=image.width,
-        height=image.height,
-    )
-    return row, np.asarray(crop(image))
+    try:
+        pixels = np.asarray(crop(image))
+    except Exception as error:  # of a picture that nobody thought of: it must not end the run, nor every later one
+        detail = f"{found.source_id}: {image.width}x{image.height} pixels: {type(error).__name__} {error}"
+        return Row(**said, status=UNCROPPABLE, detail=detail), None
+    row = Row(**said, key=key, image_sha256=image_digest(data), width=image.width, height=image.height)
+    return row, pixels
 
 
 def decode_rows(listing: Listing, crop: Crop, out: Pixels) -> list[Row]:

@@ -6,22 +6,22 @@ A dump is `parts/NNNNNN.parquet` with `.rows.parquet`, `.rejects.parquet` and `.
 
 import fcntl
 import os
-import re
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from unclip.data.config import FolderConfig, IndexConfig, ShardsConfig
+from unclip.data.config import FolderConfig, IndexConfig
 from unclip.data.digests import file_digest, known_digest
 from unclip.data.dump_engine import Engine, Job
+from unclip.data.dump_origin import DumpSource, origin, refuse_other_clip, refuse_other_source
 from unclip.data.dump_records import read_record, record_or_none, write_record
 from unclip.data.embed import Encoder, EncoderFacts, Made, info_of
 from unclip.data.fetched import PICTURES, RECORD, FetchedConfig, fetched_listing, fetched_recipes
@@ -30,15 +30,14 @@ from unclip.data.listings import Listing, folder_listing, tar_listing
 from unclip.data.part_files import check_part, write_part_of, write_rejects
 from unclip.data.rows import refusals, write_rows
 from unclip.data.source_plan import folder_chunks, shard_recipes, tar_paths
-from unclip.data.table import AGREEING, UNKNOWN, TableInfo, read_info
+from unclip.data.table import AGREEING, read_info
 from unclip.data.urls import pair_recipes
 from unclip.recipe import code_digest, digest_of
 
-DumpSource = FolderConfig | ShardsConfig | FetchedConfig
 MADE_FROM = "made_from.json"  # of a pretrained CLIP: the name and the digest of its file
 ASIDE = ".part-"  # folders of parts that are being written
+DEFAULT_INDEX = IndexConfig()
 MAKING_PARTS = ("unclip.data.part_files",)  # and all that they import
-SAME_VECTORS = tuple(name for name in AGREEING if name != "model")  # by whatever name the CLIP goes
 
 
 def fill_dump(
@@ -48,13 +47,16 @@ def fill_dump(
     clip: Path,
     progress: Callable[..., None],
     fetch: Callable[[], object] = lambda: None,
+    index: IndexConfig = DEFAULT_INDEX,
 ) -> dict[str, Any]:
     """Embed every shard of a source into the dump `out`; shards that it holds already cost nothing.
 
     clip: the folder of the encoder's weights, copied into the dump. fetch: brings a URL list's pictures, once the dump
-    is known to be that list's. Returns the manifest.
+    is known to be that list's. index: another than that of the manifest is built over the parts that are there.
+    Returns the manifest.
 
-    Raises: ValueError for a bad source, a dump made with another CLIP or of another source, or one being written.
+    Raises: ValueError for a bad source, a dump made with another CLIP or of another source, one being written, or an
+        index of many rows that finds too little.
     """
     recipes = pair_recipes(source.urls) if isinstance(source, FetchedConfig) else shard_recipes(source)
     refuse_no_dump(out)
@@ -65,7 +67,7 @@ def fill_dump(
         if isinstance(source, FetchedConfig):
             fetch()
             recipes = fetched_recipes(source)
-        return _fill(Plan(source, recipes, out, how_of(engine, source)), engine, clip, progress)
+        return _fill(Plan(source, recipes, out, how_of(engine, source), index), engine, clip, progress)
 
 
 def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None]) -> dict[str, Any]:
@@ -73,14 +75,14 @@ def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None
     for left in parts.glob(f"{ASIDE}*"):  # of a run that was killed
         shutil.rmtree(left, ignore_errors=True)
     missing = plan.missing()
-    surplus = sorted(parts.glob("*.json"))[len(plan.recipes) :]
-    if missing or surplus or not is_finished(out):
+    surplus = plan.surplus()
+    if missing or surplus or not is_finished(out, plan.index):
         (out / "manifest.json").unlink(missing_ok=True)
         engine.embed(plan.jobs(missing), progress)
         for record in surplus:
             drop_part(record)
         copy_clip(clip, out / "clip", engine.facts)
-        finish(out)
+        finish(out, plan.index)
     progress(1, 1)
     return read_record(out / "manifest.json") | {"embedded_shards": len(missing), "shards": len(plan.recipes)}
 
@@ -93,10 +95,17 @@ class Plan:
     recipes: list[dict[str, Any]]  # of the source's shards
     out: Path
     how: dict[str, Any]  # that parts are made, whatever the shard
+    index: IndexConfig
 
     def missing(self) -> list[int]:
         """The shards whose parts the dump lacks, or has otherwise."""
         return [shard for shard in range(len(self.recipes)) if not part_is_there(self.out, shard, self.recipe(shard))]
+
+    def surplus(self) -> list[Path]:
+        """The records of parts after the source's last shard: there, or gone with a file left that a kill spared."""
+        names = {path.name.partition(".")[0] for path in (self.out / "parts").glob("[0-9]*.*")}
+        numbers = sorted(int(name) for name in names if name.isdecimal())
+        return [self.record(number) for number in numbers if number >= len(self.recipes)]
 
     def recipe(self, shard: int) -> dict[str, Any]:
         """What decides the bytes of a part."""
@@ -174,13 +183,13 @@ def only_writer(out: Path) -> Iterator[None]:
         yield
 
 
-def finish(out: Path) -> None:
+def finish(out: Path, config: IndexConfig = DEFAULT_INDEX) -> None:
     """Build the index over all parts and write the manifest: what is where, with digests.
 
     What a part's record says of its files is not found out again.
     """
     parts = part_paths(out)
-    index = grow_index(IndexConfig(), parts, out, seed=0)
+    index = grow_index(config, parts, out, seed=0)
     records = [read_record(part.with_suffix(".json"), "files", "rows", "refused") for part in parts]
     info = read_info(parts[0])
     beside = [path for path in sorted(out.glob("[!.]*.*")) if path.is_file()]
@@ -190,15 +199,16 @@ def finish(out: Path) -> None:
         "refused": dict(sum((Counter(record["refused"]) for record in records), Counter[str]())),
         "clip": {name: getattr(info, name) for name in AGREEING},
         "index": index,
+        "index_settings": asdict(config),
         "files": files | {path.name: file_digest(path) for path in beside},
     }
     write_record(out / "manifest.json", manifest)
 
 
-def is_finished(out: Path) -> bool:
-    """Whether the dump has its manifest and what this says is beside the parts: index, key map, CLIP."""
-    manifest = record_or_none(out / "manifest.json", "files", "rows", "refused")
-    if manifest is None:
+def is_finished(out: Path, index: IndexConfig) -> bool:
+    """Whether the dump has its manifest and what this says is beside the parts: CLIP, key map, the index as set."""
+    manifest = record_or_none(out / "manifest.json", "files", "rows", "refused", "index")
+    if manifest is None or manifest.get("index_settings") != asdict(index):
         return False
     beside = [name for name in manifest["files"] if "/" not in name]
     return all((out / name).is_file() for name in (*beside, "clip/clip.json", "clip/weights.safetensors"))
@@ -250,42 +260,6 @@ def part_paths(dump: Path) -> list[Path]:
     if not paths:
         raise ValueError(f"{dump} is no dump: it has no parts/*.parquet")
     return paths
-
-
-def refuse_other_clip(dump: Path, encoder: EncoderFacts, agreeing: tuple[str, ...] = SAME_VECTORS) -> None:
-    """Raises: ValueError when the dump has parts that were made otherwise than this encoder would.
-
-    The first part speaks for all: none is written beside it that differs. agreeing: what the two must have in common.
-    """
-    if not any((dump / "parts").glob("*.json")):
-        return
-    first = part_paths(dump)[0]
-    info: TableInfo = read_info(first)
-    record = record_or_none(first.with_suffix(".json"), "recipe") or {"recipe": {}}
-    network = record["recipe"].get("network_digest", UNKNOWN)
-    said = {name: getattr(info, name) for name in agreeing} | {"network_digest": network}
-    for name, value in said.items():
-        given = getattr(encoder, "name" if name == "model" else name)
-        is_unknown = name != "weights_digest" and value == UNKNOWN  # of an imported dump
-        if value != given and not is_unknown:
-            raise ValueError(f"{dump} was made with {name} {value}, the CLIP given has {given}")
-
-
-def refuse_other_source(dump: Path, source: DumpSource) -> None:
-    """Raises: ValueError when the dump has parts of another source; the same one may have grown or changed."""
-    for record in sorted((dump / "parts").glob("*.json")):
-        said = record_or_none(record, "origin")  # a damaged part is made again
-        if said is not None and said["origin"] != origin(source):
-            raise ValueError(f"{dump} holds the {said['origin']}, not the {origin(source)}: give another --out")
-
-
-def origin(source: DumpSource) -> str:
-    """What stays of a source when it grows: its kind and its folder."""
-    if isinstance(source, FolderConfig):
-        return f"pictures of {Path(source.folder).resolve()}"
-    if isinstance(source, FetchedConfig):
-        return f"addresses of {Path(source.urls.path).resolve()}"
-    return f"tars of {Path(re.split(r'[{*?[]', source.pattern)[0] + 'x').parent.resolve()}"
 
 
 def copy_clip(clip: Path, folder: Path, facts: EncoderFacts) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from unclip.data.digests import file_digest
 from unclip.data.dump import part_paths, refused
-from unclip.data.dump_records import read_record
+from unclip.data.dump_records import read_record, record_or_none
 from unclip.data.spreads import Spread, drawn_rows, repeated
 from unclip.data.table import AGREEING, EMBEDDED, NOT_IMPORTED, Floats, TableInfo, check_agree, matrix, unit
 
@@ -33,7 +33,7 @@ KINDS = {  # files of a dump by how their names end; the first that fits
 
 
 def inspect_dump(dump: Path, seed: int = 0) -> dict[str, Any]:
-    """A dump in figures: rows, dimension, norms, CLIP scores, captions, similarities, duplicates, disk, problems.
+    """A dump in figures: rows, dimension, norms, CLIP scores, captions, similarities, index, disk, problems.
 
     Similarities, nearest pairs and `duplicate_pairs` are of rows drawn by `seed`; all else is of every row. `problems`
     is empty when every file has its digest; `unclip verify` looks at the rows themselves.
@@ -50,6 +50,7 @@ def inspect_dump(dump: Path, seed: int = 0) -> dict[str, Any]:
         **column_figures(parts, infos[0]),
         "exact_duplicates": repeated(digests_of(parts)) if infos[0].origin == EMBEDDED else None,
         **likenesses(keys, captions, sample),
+        "index": (record_or_none(dump / "manifest.json", "index") or {"index": None})["index"],
         "bytes": disk(dump),
         "problems": problems(dump),
     }

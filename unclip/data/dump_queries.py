@@ -14,7 +14,7 @@ from unclip.data.dump import part_paths, rows_path
 from unclip.data.dump_pictures import DumpPictures, ReadPicture
 from unclip.data.embed import Encoder
 from unclip.data.images import open_rgb
-from unclip.data.index import search
+from unclip.data.index_files import search
 from unclip.data.table import Floats, unit
 
 

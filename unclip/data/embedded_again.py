@@ -5,7 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from unclip.data.dump import part_paths, refuse_other_clip
+from unclip.data.dump import part_paths
+from unclip.data.dump_origin import refuse_other_clip
 from unclip.data.dump_pictures import ReadPicture
 from unclip.data.embed import MIN_CHECK_COSINE, Encoder, padded
 from unclip.data.images import open_rgb
@@ -52,12 +53,12 @@ def images_again(rows: Sequence[SampledRow], encoder: Encoder, read: ReadPicture
     there, pixels = [], []
     for row in rows:
         try:
-            image = open_rgb(read(row.part, row.key))
-        except (ValueError, OSError) as error:
+            square = np.asarray(encoder.crop(open_rgb(read(row.part, row.key))))
+        except (ValueError, OSError, MemoryError) as error:
             yield Problem(row.file, "picture", f"not to be had: {error}", "the bytes that were embedded", row.key)
             continue
         there.append(row)
-        pixels.append(np.asarray(encoder.crop(image)))
+        pixels.append(square)
     if there:
         yield from compared("image", there, encoder.encode_image(padded(np.stack(pixels), ENCODED_TOGETHER)))
 

@@ -1,6 +1,7 @@
 """Encoded pictures to pixels, and back: upright, 8-bit, opaque RGB."""
 
 import io
+import math
 from functools import cache
 
 import numpy as np
@@ -9,6 +10,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 Pixels = NDArray[np.uint8]
 MAX_PIXELS = 64_000_000
+MAX_ASPECT = 16  # longer side over shorter: a thinner picture is not enlarged whole, a line would take gigabytes
+SUPPORT = 2  # pixels, of the result or of the source, that the widest filter reads to either side
 KEPT_FORMATS = {"PNG": "png", "JPEG": "jpg", "MPO": "jpg", "WEBP": "webp"}
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000")  # of others, EPS runs a program
 INTERPOLATIONS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -53,14 +56,44 @@ def flatten(image: Image.Image, background: tuple[int, int, int]) -> Image.Image
 
 
 def crop_square(image: Image.Image, px: int, interpolation: str = "bicubic") -> Image.Image:
-    """The centre square of a picture at `px`: the shorter side is resized to `px`, then the longer one is cropped."""
+    """The centre square of a picture at `px`: the shorter side is resized to `px`, then the longer one is cropped.
+
+    Memory is that of the picture and of MAX_ASPECT squares, whatever its sides.
+    """
     if image.size == (px, px):
         return image
     scale = px / min(image.size)
     size = (max(px, round(image.width * scale)), max(px, round(image.height * scale)))
-    resized = image.resize(size, INTERPOLATIONS[interpolation])
     left, top = (size[0] - px) // 2, (size[1] - px) // 2
-    return resized.crop((left, top, left + px, top + px))
+    box = (left, top, left + px, top + px)
+    if is_thin(image):
+        return resize_part(image, size, box, interpolation)
+    return image.resize(size, INTERPOLATIONS[interpolation]).crop(box)
+
+
+def is_thin(image: Image.Image) -> bool:
+    """Whether one side is more than MAX_ASPECT times the other."""
+    return max(image.size) > MAX_ASPECT * min(image.size)
+
+
+def resize_part(
+    image: Image.Image, size: tuple[int, int], box: tuple[int, int, int, int], interpolation: str
+) -> Image.Image:
+    """What `box` cuts out of a picture resized to `size`, made of no more of the picture than the filter reads.
+
+    Equal to that of the whole but for rounding: a level of 255 here and there.
+    """
+    spans, offsets = [], []
+    for axis, side in enumerate(image.size):
+        step = side / size[axis]
+        first, last = box[axis] * step, min(box[axis + 2] * step, side)
+        margin = SUPPORT * max(step, 1) + 1
+        spans.append((max(0, math.floor(first - margin)), min(side, math.ceil(last + margin))))
+        offsets.append((first - spans[axis][0], last - spans[axis][0]))
+    (left, right), (top, bottom) = spans
+    part = image.crop((left, top, right, bottom))
+    inner = (offsets[0][0], offsets[1][0], offsets[0][1], offsets[1][1])
+    return part.resize((box[2] - box[0], box[3] - box[1]), INTERPOLATIONS[interpolation], box=inner)
 
 
 def canonical(data: bytes) -> tuple[bytes, str, tuple[int, int]]:

@@ -18,21 +18,19 @@ from typing import Any
 
 import faiss
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from unclip.data.config import IndexConfig
 from unclip.data.digests import known_digest
 from unclip.data.index_codes import merge_codes, open_index, write_probes
+from unclip.data.index_files import publish, write_keys
 from unclip.data.index_growth import Growth, Inputs, Keep
+from unclip.data.index_lists import FROM_ROWS
 from unclip.data.index_recall import (
     NUM_QUERIES,
     NUM_RIVALS,
     Nearest,
     choose_probes,
     exact_nearest,
-    find,
     merged_nearest,
     nearest_in,
     recalls,
@@ -41,7 +39,8 @@ from unclip.data.index_recall import (
 from unclip.data.table import Floats, check_agree, unit, vectors_in, vectors_of
 from unclip.recipe import code_digest, digest_of
 
-KEY_COLUMNS = ("key", "shard", "row", "caption")  # of keys.parquet
+MAX_EXACT_ROWS = FROM_ROWS["ivf_hnsw"]  # 6 GB of 768 dimensions, all read in every search
+ASIDE = ".index-"  # a folder where an index is made
 
 
 class LowRecall(ValueError):
@@ -51,37 +50,45 @@ class LowRecall(ValueError):
 def write_index(
     config: IndexConfig, parts: Sequence[Path], digests: Sequence[str], out: Path, seed: int, keep: Keep | None = None
 ) -> dict[str, Any]:
-    """Write `index.faiss` (and `index.ivfdata` if it has lists), `keys.parquet`, `index.json`; what is in the last.
+    """Write `index.faiss`, the file of its lists if it has any, `keys.parquet`, `index.json`; what is in the last.
 
     Ids count the rows of all parts in order. digests: of each part's bytes. keep: where what is learned and each part's
     codes and neighbours are found again; without it they are made and thrown away. Queries for the recall are texts of
-    the table.
+    the table. An index that is there already stays in use until the new one is whole.
 
     Raises: ValueError for an empty table; LowRecall when recall@10 stays below `min_recall`.
     """
-    infos = check_agree(parts)
-    counts = [info.num_rows for info in infos]
+    counts = [info.num_rows for info in check_agree(parts)]
     if sum(counts) == 0:
         raise ValueError("the embedding table has no rows: nothing to index")
-    with tempfile.TemporaryDirectory(dir=out, prefix=".index-") as aside:
-        builder = Builder(Growth(config, parts, counts, digests, seed, keep or kept_in(Path(aside))))
-        figures = builder.write(out)
-        queries, exact = builder.asked(is_small=figures["kind"] == "flat")
-    index = open_index(out)
+    for left in out.glob(f"{ASIDE}*"):  # of a run that was killed
+        shutil.rmtree(left)
+    with tempfile.TemporaryDirectory(dir=out, prefix=ASIDE) as name:
+        aside = Path(name)
+        builder = Builder(Growth(config, parts, counts, digests, seed, keep or kept_in(aside / "pieces")))
+        figures = builder.write(aside)
+        figures |= measured(config, builder, figures, aside) | {"rows": sum(counts)}
+        write_keys(parts, aside / "keys.parquet")
+        (aside / "index.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
+        publish(aside, out)
+    return figures
+
+
+def measured(config: IndexConfig, builder: "Builder", figures: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The recall of the index in a folder, and the number of probes that it was given. Raises: LowRecall."""
+    queries, exact = builder.asked(is_small=figures["kind"] == "flat")
+    index, probes = open_index(folder), {}
     if figures["kind"] == "flat":
         recall = recalls(index.search(queries, min(10, index.ntotal))[1], exact)
     else:
-        recall = choose_probes(config, index, parts, queries, exact)
-        write_probes(index, out)
-        figures["num_probes"] = faiss.extract_index_ivf(index).nprobe
+        recall = choose_probes(config, index, builder.parts, queries, exact)
+        write_probes(index, folder)
+        probes = {"num_probes": faiss.extract_index_ivf(index).nprobe}
     if recall[10] < config.min_recall:
         found = f"recall@10 is {recall[10]:.4f}, below min_recall {config.min_recall}"
         mend = "num_probes must be more" if config.num_probes else "all lists were searched: kind 'flat' is exact"
         raise LowRecall(f"{found}: {mend}")
-    figures |= {"rows": sum(counts), "recall_at_1": recall[1], "recall_at_10": recall[10]}
-    write_keys(parts, out / "keys.parquet")
-    (out / "index.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
-    return figures
+    return probes | {"recall_at_1": recall[1], "recall_at_10": recall[10]}
 
 
 class Builder:
@@ -150,7 +157,7 @@ def grow_index(config: IndexConfig, parts: Sequence[Path], out: Path, seed: int)
 
     Pieces of parts that are gone, or of lists learned anew, are removed. Where no lists reach the recall it is exact.
 
-    Raises: ValueError for an empty table.
+    Raises: ValueError for an empty table, or where no lists reach the recall and rows are too many for an exact search.
     """
     root, used = out / "index_pieces", set[str]()
     kept = kept_in(root)
@@ -164,6 +171,12 @@ def grow_index(config: IndexConfig, parts: Sequence[Path], out: Path, seed: int)
     try:
         figures = write_index(config, parts, digests, out, seed, keep)
     except LowRecall as error:
+        rows = sum(info.num_rows for info in check_agree(parts))
+        if rows > MAX_EXACT_ROWS:
+            raise ValueError(
+                f"{error}; of {rows:,} rows, more than {MAX_EXACT_ROWS:,}, it is not made unasked: "
+                "give a lower --min-recall, or --index-kind flat"
+            ) from error
         figures = write_index(replace(config, kind="flat", num_probes=None), parts, digests, out, seed, keep)
         figures["reason"] = str(error)
     for folder in root.glob("*"):
@@ -192,30 +205,3 @@ def kept_in(root: Path) -> Keep:
         return folder
 
     return keep
-
-
-def write_keys(parts: Sequence[Path], path: Path) -> None:
-    """Write key, shard, row and caption by index id, one part in memory at a time."""
-    text, number = pa.string(), pa.int32()
-    schema = pa.schema([("key", text), ("shard", number), ("row", number), ("caption", text)])
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        for shard, part in enumerate(parts):
-            table = pq.read_table(part, columns=["key", "caption"])
-            places = [np.full(len(table), shard, np.int32), np.arange(len(table), dtype=np.int32)]
-            writer.write_table(pa.table([table["key"], *places, table["caption"]], schema=schema))
-
-
-def search(folder: Path, queries: Floats, k: int) -> tuple[pa.Table, NDArray[np.int64], Floats]:
-    """The key map, and of each unit query (Q, D) the ids (Q, k) of the nearest images and their cosines.
-
-    Product codes are refined from `parts/*.parquet` beside the index.
-
-    Raises: ValueError when the folder holds no index, or the key map is not the index's.
-    """
-    index, keys = open_index(folder), pq.read_table(folder / "keys.parquet")
-    if index.ntotal != len(keys):
-        raise ValueError(f"{folder}: the index has {index.ntotal} rows, keys.parquet {len(keys)}")
-    if lacking := [name for name in KEY_COLUMNS if name not in keys.column_names]:
-        raise ValueError(f"{folder}/keys.parquet is damaged: it has no column {', '.join(lacking)}")
-    ids, cosines = find(index, sorted((folder / "parts").glob("??????.parquet")), queries, k)
-    return keys, ids, cosines

@@ -1,7 +1,8 @@
 """Rows as codes in inverted lists: each part encoded by itself, all merged into one file that is mapped, not loaded.
 
-`index.ivfdata` holds list after list: the codes of its rows, then their ids, both in the order of the table. So parts
-encoded in any order, at any time, make the file that one pass over the table would. N rows, L lists, B bytes a code.
+`index-DIGEST.ivfdata` holds list after list: the codes of its rows, then their ids, both in the order of the table. So
+parts encoded in any order, at any time, make the file that one pass over the table would. Its name is of its content,
+and `index.faiss` says it: replacing that one file changes both. N rows, L lists, B bytes a code.
 """
 
 import json
@@ -15,10 +16,11 @@ from typing import Any
 import faiss
 import numpy as np
 
+from unclip.data.digests import file_digest
 from unclip.data.index_lists import BLOCK_ROWS, Lists
 from unclip.data.table import Floats, unit, vectors_of
 
-DATA = "index.ivfdata"
+DATA = ".ivfdata"
 ID_BYTES = 8
 Spread = tuple[int, float]  # rows, and 1 - cosine to their centroids added up
 
@@ -75,13 +77,13 @@ def drift(known: Spread, others: Sequence[Spread]) -> float | None:
 
 
 def merge_codes(index: Any, encoded: Sequence[Path], out: Path) -> None:
-    """Fill an empty index with the codes of all parts, in order, and write `index.ivfdata` and `index.faiss`."""
+    """Fill an empty index with the codes of all parts, in order, and write both files into a new folder."""
     ivf = faiss.extract_index_ivf(index)
     sizes = np.zeros(ivf.nlist, np.int64)
     for folder in encoded:
         sizes += np.bincount(np.load(folder / "lists.npy"), minlength=ivf.nlist)
     starts = np.concatenate([[0], np.cumsum(sizes * (ivf.code_size + ID_BYTES))])
-    path, first, filled = out / f".{DATA}", 0, np.zeros(ivf.nlist, np.int64)
+    path, first, filled = out / DATA, 0, np.zeros(ivf.nlist, np.int64)
     with path.open("wb") as file:
         file.truncate(max(int(starts[-1]), 1))
     data = np.memmap(path, np.uint8, "r+")
@@ -102,8 +104,9 @@ def merge_codes(index: Any, encoded: Sequence[Path], out: Path) -> None:
         first += len(place)
         data._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]
     data.flush()
-    os.replace(path, out / DATA)  # who has the old one mapped goes on reading it
-    attach(index, sizes.astype(np.uint64), DATA, first)
+    name = f"index-{file_digest(path)[:16]}{DATA}"
+    os.replace(path, out / name)
+    attach(index, sizes.astype(np.uint64), name, first)
     faiss.write_index(index, str(out / "index.faiss"))
 
 
@@ -123,27 +126,38 @@ def attach(index: Any, sizes: Any, name: str, num_rows: int) -> None:
 def write_probes(index: Any, folder: Path) -> None:
     """Write an opened index again, with the probes it has now; its lists stay where they are."""
     lists = faiss.downcast_InvertedLists(faiss.extract_index_ivf(index).invlists)
-    path, lists.filename = lists.filename, DATA
+    path, lists.filename = lists.filename, Path(lists.filename).name
     faiss.write_index(index, str(folder / "index.faiss"))
     lists.filename = path
 
 
 def open_index(folder: Path) -> Any:
-    """The index in a folder, its lists mapped from `index.ivfdata` beside it.
+    """The index in a folder, its lists mapped from the file beside it that it names.
 
     Raises: ValueError when the folder holds no index, or only half of one.
     """
-    path = folder / "index.faiss"
+    path, last = folder / "index.faiss", ""
     if not path.is_file():
         raise ValueError(f"{folder} holds no index.faiss")
-    index = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_IVF_DATA)
-    ivf = faiss.try_extract_index_ivf(index)
-    if ivf is None:
-        return index
-    lists = faiss.downcast_InvertedLists(ivf.invlists)
-    data = folder / DATA
-    if not data.is_file() or data.stat().st_size < lists.totsize:
-        raise ValueError(f"{folder}: {DATA} is missing or cut short")
-    lists.filename = str(data)
-    lists.do_mmap()
-    return index
+    while True:
+        index = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_IVF_DATA)
+        ivf = faiss.try_extract_index_ivf(index)
+        if ivf is None or map_lists(faiss.downcast_InvertedLists(ivf.invlists), folder):
+            return index
+        name = Path(faiss.downcast_InvertedLists(ivf.invlists).filename).name
+        if name == last:  # else it was replaced since it was read: it names others by now
+            raise ValueError(f"{folder}: {name} is missing or cut short")
+        last = name
+
+
+def map_lists(lists: Any, folder: Path) -> bool:
+    """Map the file of an index's lists, which lies in a folder; whether it is there and whole."""
+    data = folder / Path(lists.filename).name
+    try:
+        if data.stat().st_size < lists.totsize:
+            return False
+        lists.filename = str(data)
+        lists.do_mmap()
+    except (OSError, RuntimeError):  # gone, or gone since it was looked at
+        return False
+    return True

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import faiss
 import numpy as np
 
-from unclip.data.config import IndexConfig
+from unclip.data.config import IndexConfig, require
 from unclip.data.digests import file_digest
 from unclip.data.index_codes import Spread, drift, encode_part, read_spread, spread_of, write_spread
 from unclip.data.index_lists import (
@@ -33,12 +33,14 @@ from unclip.data.index_lists import (
     save_lists,
 )
 from unclip.data.raw_rows import raw_rows
+from unclip.data.table import check_agree
 from unclip.recipe import digest_of
 
 MAX_DRIFT = 1.2  # of the distance to the centroids, later parts over rows like those learned from: alike, 1.0
 MORE_LISTS = 2  # times those there are: of "ivf", when rows are four times as many
 EIGHTHS = 8
 CODE_ROWS = 16_384  # that codes are learned on
+CODE_VALUES = 256  # of a byte: no fewer rows can teach them
 SPREAD_ROWS = 4096  # from which drift is measured
 
 Inputs = dict[str, tuple[str, ...]]  # digests by what they are of
@@ -79,8 +81,13 @@ class Growth:
     coded: dict[int, Coded] = field(default_factory=dict)  # by the number of parts that the lists are learned from
 
     def kind(self, first: int) -> Kind:
-        """The index's kind if it is learned from the first parts."""
-        return kind_of(self.config, sum(self.counts), sum(self.counts[:first]))
+        """The index's kind if it is learned from the first parts. Raises: ValueError where codes cannot be learned."""
+        rows, dimension = sum(self.counts[:first]), check_agree(self.parts[:1])[0].dimension
+        kind = kind_of(self.config, sum(self.counts), rows)
+        if (size := kind.code_bytes) is not None:
+            require(dimension % size == 0, "code_bytes", f"a divisor of {dimension} dimensions", size)
+            require(rows >= CODE_VALUES, "kind", f"another for {rows} rows: codes need {CODE_VALUES}", kind.name)
+        return kind
 
     @cached_property
     def learned_from(self) -> tuple[int, str]:

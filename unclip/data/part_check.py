@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from unclip.data.dump import rejects_path, rows_path
 from unclip.data.dump_records import read_record
-from unclip.data.index import KEY_COLUMNS
+from unclip.data.index_files import KEY_COLUMNS
 from unclip.data.problems import Problem, name_in, shown
 from unclip.data.rows import OK
 from unclip.data.table import Floats, TableInfo, matrix

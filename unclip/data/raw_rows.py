@@ -52,7 +52,7 @@ class RawRows:
 def raw_rows(parts: Sequence[Path], shard: NDArray[Any], row: NDArray[Any], work: Path | None) -> Iterator[RawRows]:
     """The image embeddings of rows (shard[i], row[i]) of the parts, in a file in `work` that goes away afterwards.
 
-    shard: ascending.
+    Where `shard` ascends, each part is read once.
 
     Raises: ValueError as `check_agree`.
     """

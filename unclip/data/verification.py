@@ -96,9 +96,9 @@ def manifest_problems(dump: Path, parts: Sequence[Path]) -> Iterator[Problem]:
         return
     for name, found, said in changed_files(dump):
         yield Problem(name, "sha256", found[:12] or "of no file", f"{said[:12]}, as manifest.json says")
-    for part in parts:
-        if name_in(dump, part) not in manifest["files"]:
-            yield Problem(name_in(dump, part), "part", "not in manifest.json", "a part of the finished dump")
+    for path in sorted((dump / "parts").glob("[0-9]*.parquet")):
+        if name_in(dump, path) not in manifest["files"]:
+            yield Problem(name_in(dump, path), "part", "not in manifest.json", "a part of the finished dump")
     with suppress(OSError, pa.ArrowInvalid):
         rows = sum(pq.read_metadata(part).num_rows for part in parts)
         if rows != manifest["rows"]:

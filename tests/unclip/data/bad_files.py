@@ -45,6 +45,8 @@ PICTURES = {
     "gif": encoded(solid(), "GIF"),
     "one pixel": encoded(solid(size=(1, 1)), "PNG"),
     "a line": encoded(solid(size=(4000, 1)), "PNG"),
+    "a thread": encoded(solid(size=(65_500, 1)), "JPEG"),
+    "an upright thread": encoded(solid(size=(1, 65_500)), "JPEG"),
     "palette": as_palette(),
     "sixteen bits": encoded(Image.fromarray(np.full((30, 40), 32_896, dtype=np.uint16)), "PNG"),
     "floats": encoded(Image.fromarray(np.full((8, 8), 0.5, np.float32)), "TIFF"),

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 
 from tests.unclip.data.data_fixtures import TinyEncoder, sample, write_source
 from unclip.data.config import FolderConfig, ShardsConfig
-from unclip.data.dump import fill_dump, refuse_other_clip
+from unclip.data.dump import fill_dump
 from unclip.data.dump_engine import Engine
+from unclip.data.dump_origin import refuse_other_clip
 from unclip.data.dump_pictures import DumpPictures
 from unclip.data.dump_queries import one_query, search_table, searchable_dump
 from unclip.data.verification import verify_dump
@@ -26,8 +27,9 @@ def clip_folder(folder):
     return folder
 
 
-def embed_dump(source, out, encoder, clip, batch_size, progress):
-    return fill_dump(source, out, Engine(encoder, (lambda: encoder,), batch_size=batch_size), clip, progress)
+def embed_dump(source, out, encoder, clip, batch_size, progress, **more):
+    engine = Engine(encoder, (lambda: encoder,), batch_size=batch_size)
+    return fill_dump(source, out, engine, clip, progress, **more)
 
 
 def search_dump(dump, encoder, text, image, k):

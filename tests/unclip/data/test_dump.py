@@ -1,12 +1,14 @@
 """Facts about the data team's dump."""
 
+import shutil
+
 import pyarrow.parquet as pq
 import pytest
 
 from tests.unclip.data.data_fixtures import TinyEncoder, sample, write_source
 from tests.unclip.data.dump_fixtures import embed_dump, search_dump, verified
 from unclip.data import sources
-from unclip.data.config import FolderConfig, ShardsConfig
+from unclip.data.config import FolderConfig, IndexConfig, ShardsConfig
 from unclip.data.dump import only_writer
 from unclip.data.dump_figures import inspect_dump
 
@@ -22,12 +24,12 @@ def tars(tmp_path, count, rows=8):
     return ShardsConfig(pattern=str(tmp_path / "s*" / "shard.tar"))
 
 
-def dump(tmp_path, count=2, encoder=None):
+def dump(tmp_path, count=2, encoder=None, **more):
     clip = tmp_path / "clip"
     clip.mkdir(exist_ok=True)
     (clip / "weights.safetensors").write_bytes(b"weights")
     (clip / "clip.json").write_text("{}")
-    return embed_dump(tars(tmp_path, count), tmp_path / "dump", encoder or TinyEncoder(), clip, 4, quiet)
+    return embed_dump(tars(tmp_path, count), tmp_path / "dump", encoder or TinyEncoder(), clip, 4, quiet, **more)
 
 
 def test_a_picture_finds_itself_and_a_text_its_caption(tmp_path):
@@ -90,6 +92,19 @@ def test_other_code_or_batches_embed_anew(tmp_path):
     assert embed_dump(source, tmp_path / "dump", newer, clip, 8, quiet)["embedded_shards"] == 0
 
 
+def test_another_index_is_built_over_the_parts_that_are_there(tmp_path):
+    before = dump(tmp_path, 2)
+    parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "dump/parts").glob("0*")}
+    lists = dump(tmp_path, 2, index=IndexConfig(kind="ivf"))
+    assert (before["index"]["kind"], lists["index"]["kind"], lists["embedded_shards"]) == ("flat", "ivf", 0)
+    index = tmp_path / "dump" / "index.faiss"
+    written = index.stat().st_mtime_ns
+    assert dump(tmp_path, 2, index=IndexConfig(kind="ivf"))["index"] == lists["index"]
+    assert index.stat().st_mtime_ns == written and verified(tmp_path / "dump") == []
+    assert dump(tmp_path, 2, index=IndexConfig(min_recall=0.5))["index"]["kind"] == "flat"
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts and not list(index.parent.glob("*.ivfdata"))
+
+
 def test_a_tar_of_more_samples_than_keys_can_number_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "MAX_ROWS", 6)
     with pytest.raises(ValueError, match=r"s0/shard.tar has 8 samples, allowed: 7 a tar"):
@@ -140,6 +155,28 @@ def test_a_dump_that_was_killed_goes_on(tmp_path):
     assert "not finished" in inspect_dump(tmp_path / "dump")["problems"][0]
     assert dump(tmp_path)["embedded_shards"] == 1
     assert {p.name: p.read_bytes() for p in (tmp_path / "dump").rglob("*.parquet")} == whole
+
+
+@pytest.mark.parametrize("left", ["000002.json", "000002.parquet"])
+def test_a_part_after_the_last_tar_goes_whatever_is_missing_before_it(tmp_path, left):
+    dump(tmp_path, 3)
+    parts = tmp_path / "dump" / "parts"
+    for path in parts.glob("00000[12].*"):  # the second failed, or of the third a kill left a file
+        if path.name.startswith("000001") or (left.endswith("parquet") and path.name != left):
+            path.unlink()
+    shutil.rmtree(tmp_path / "s1")
+    clip, source = tmp_path / "clip", ShardsConfig(pattern=str(tmp_path / "s*" / "shard.tar"))
+    assert embed_dump(source, tmp_path / "dump", TinyEncoder(), clip, 4, quiet)["rows"] == 16
+    assert not list(parts.glob("000002*")) and verified(tmp_path / "dump") == []
+
+
+def test_a_part_that_no_record_knows_is_found(tmp_path):
+    dump(tmp_path, 1)
+    parts = tmp_path / "dump" / "parts"
+    shutil.copyfile(parts / "000000.parquet", parts / "000007.parquet")
+    assert verified(tmp_path / "dump") == [
+        "parts/000007.parquet: part is not in manifest.json, allowed: a part of the finished dump"
+    ]
 
 
 class BrokenEncoder(TinyEncoder):

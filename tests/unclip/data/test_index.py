@@ -1,6 +1,8 @@
 """Facts about the search index."""
 
+import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 import faiss
@@ -10,10 +12,13 @@ import pytest
 import torch
 
 from tests.unclip.data.data_fixtures import part
+from unclip.data import index
 from unclip.data.config import IndexConfig
 from unclip.data.digests import file_digest
-from unclip.data.index import grow_index, kept_in, search, write_index
+from unclip.data.index import grow_index, kept_in, write_index
 from unclip.data.index_codes import open_index
+from unclip.data.index_figures import index_line
+from unclip.data.index_files import search
 from unclip.data.index_growth import checked_after, first_of_size
 from unclip.data.index_lists import Kind, kind_of, learn_lists
 from unclip.data.index_recall import exact_nearest, rows_at
@@ -56,6 +61,12 @@ def test_a_small_table_is_searched_exactly_and_says_why(tmp_path):
     figures = indexed(tmp_path / "out", parts(tmp_path))
     assert figures["kind"] == "flat" and figures["recall_at_10"] == 1.0
     assert figures["reason"] == "800 rows, from 0 and below 100000"
+
+
+def test_an_index_with_lists_says_in_one_line_what_a_search_in_it_finds(tmp_path):
+    figures = indexed(tmp_path / "out", parts(tmp_path), num_probes=5, min_recall=0.1, **LISTS)
+    recall = f"recall@1 {figures['recall_at_1']:.3f}, @10 {figures['recall_at_10']:.3f}"
+    assert index_line(figures) == f"index: ivf (800 rows, ivf as set), 5 of 12 lists searched, {recall}"
 
 
 @pytest.mark.parametrize(
@@ -235,9 +246,65 @@ def test_another_key_map_and_a_cut_data_file_are_refused(tmp_path):
     pq.write_table(pq.read_table(tmp_path / "keys.parquet").slice(1), tmp_path / "keys.parquet")
     with pytest.raises(ValueError, match=r"800 rows, keys\.parquet 799"):
         search(tmp_path, np.ones((1, 16), np.float32), 1)
-    (tmp_path / "index.ivfdata").write_bytes(b"short")
-    with pytest.raises(ValueError, match=r"index\.ivfdata is missing or cut short"):
+    (lists,) = tmp_path.glob("*.ivfdata")
+    lists.write_bytes(b"short")
+    with pytest.raises(ValueError, match=rf"{lists.name} is missing or cut short"):
         open_index(tmp_path)
+
+
+def test_an_index_that_becomes_exact_leaves_no_lists(tmp_path):
+    paths = parts(tmp_path / "parts", (700, 300))
+    indexed(tmp_path / "out", paths, **LISTS)
+    assert len(list((tmp_path / "out").glob("*.ivfdata"))) == 1
+    indexed(tmp_path / "out", paths)
+    assert set(files(tmp_path / "out")) == {"index.faiss", "index.json", "keys.parquet"}
+
+
+def test_a_search_finds_a_whole_index_while_it_is_replaced(tmp_path):
+    paths, out = parts(tmp_path / "parts", (700, 300)), tmp_path / "out"
+    indexed(out, paths, **LISTS)
+
+    def replace():
+        for count, config in [(1, LISTS), (2, LISTS), (1, {}), (2, LISTS), (2, {})] * 4:
+            indexed(out, paths[:count], **config)
+
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(replace)
+        while not writing.done():
+            keys, ids, _ = search(out, rows_at(paths, np.array([3])), 1)
+            assert ids[0, 0] == 3 and len(keys) in (700, 1000)
+    assert writing.result() is None
+
+
+class Killed(BaseException):
+    """What ends a run wherever it is."""
+
+
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
+def test_an_index_whose_writer_was_killed_is_the_old_one_or_the_new_one(tmp_path, at, monkeypatch):
+    paths, out, real, moved = parts(tmp_path / "parts", (700, 300)), tmp_path / "out", os.replace, []
+    indexed(out, paths, **LISTS)
+
+    def replace(source, target):
+        if target.parent == out:
+            moved.append(target)
+            if len(moved) > at:
+                raise Killed
+        real(source, target)
+
+    monkeypatch.setattr("os.replace", replace)
+    with pytest.raises(Killed):
+        indexed(out, paths, kind="ivf", num_lists=9)
+    assert open_index(out).nlist == (9 if at == 3 else 12) and search(out, rows_at(paths, np.array([3])), 1)[1] == 3
+
+
+def test_an_index_that_misses_too_much_leaves_the_one_before(tmp_path):
+    paths, out = parts(tmp_path / "parts", (1500,)), tmp_path / "out"
+    indexed(out, paths, **LISTS)
+    before = files(out)
+    with pytest.raises(ValueError, match="below min_recall"):
+        indexed(out, paths, kind="ivf", num_probes=1, min_recall=0.99)
+    assert files(out) == before
 
 
 def test_a_setting_without_effect_is_refused():
@@ -267,3 +334,21 @@ def test_a_folder_whose_lists_miss_too_much_gets_an_exact_index(tmp_path):
     (tmp_path / "out").mkdir()
     figures = grow_index(IndexConfig(kind="ivf", num_probes=1, min_recall=1.0), paths, tmp_path / "out", 0)
     assert figures["kind"] == "flat" and "below min_recall" in figures["reason"] and figures["recall_at_10"] == 1
+
+
+def test_more_rows_than_exact_search_is_for_do_not_become_exact_unasked(tmp_path, monkeypatch):
+    monkeypatch.setattr(index, "MAX_EXACT_ROWS", 999)
+    paths = parts(tmp_path / "parts", (700, 300))
+    (tmp_path / "out").mkdir()
+    with pytest.raises(
+        ValueError, match=r"below min_recall 1.0: .*; of 1,000 rows, more than 999, .* lower --min-recall"
+    ):
+        grow_index(IndexConfig(kind="ivf", num_probes=1, min_recall=1.0), paths, tmp_path / "out", 0)
+    assert grow_index(IndexConfig(kind="flat"), paths, tmp_path / "out", 0)["kind"] == "flat"
+
+
+def test_product_codes_that_cannot_be_learned_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="code_bytes must be a divisor of 16 dimensions, got 64"):
+        indexed(tmp_path / "a", parts(tmp_path / "x"), kind="ivf_pq")
+    with pytest.raises(ValueError, match="kind must be another for 200 rows: codes need 256, got 'ivf_pq'"):
+        indexed(tmp_path / "b", parts(tmp_path / "y", (200,)), kind="ivf_pq", code_bytes=8)

@@ -1,0 +1,49 @@
+"""What a dump is of: one source and one CLIP, whatever is added to it."""
+
+import re
+from pathlib import Path
+
+from unclip.data.config import FolderConfig, ShardsConfig
+from unclip.data.dump_records import record_or_none
+from unclip.data.embed import EncoderFacts
+from unclip.data.fetched import FetchedConfig
+from unclip.data.table import AGREEING, UNKNOWN, read_info
+
+DumpSource = FolderConfig | ShardsConfig | FetchedConfig
+SAME_VECTORS = tuple(name for name in AGREEING if name != "model")  # by whatever name the CLIP goes
+
+
+def refuse_other_clip(dump: Path, encoder: EncoderFacts, agreeing: tuple[str, ...] = SAME_VECTORS) -> None:
+    """Raises: ValueError when the dump has parts that were made otherwise than this encoder would.
+
+    The first part speaks for all: none is written beside it that differs. agreeing: what the two must have in common.
+    """
+    records = sorted((dump / "parts").glob("*.json"))
+    if not records:
+        return
+    info = read_info(records[0].with_suffix(".parquet"))
+    record = record_or_none(records[0], "recipe") or {"recipe": {}}
+    network = record["recipe"].get("network_digest", UNKNOWN)
+    said = {name: getattr(info, name) for name in agreeing} | {"network_digest": network}
+    for name, value in said.items():
+        given = getattr(encoder, "name" if name == "model" else name)
+        is_unknown = name != "weights_digest" and value == UNKNOWN  # of an imported dump
+        if value != given and not is_unknown:
+            raise ValueError(f"{dump} was made with {name} {value}, the CLIP given has {given}")
+
+
+def refuse_other_source(dump: Path, source: DumpSource) -> None:
+    """Raises: ValueError when the dump has parts of another source; the same one may have grown or changed."""
+    for record in sorted((dump / "parts").glob("*.json")):
+        said = record_or_none(record, "origin")  # a damaged part is made again
+        if said is not None and said["origin"] != origin(source):
+            raise ValueError(f"{dump} holds the {said['origin']}, not the {origin(source)}: give another --out")
+
+
+def origin(source: DumpSource) -> str:
+    """What stays of a source when it grows: its kind and its folder."""
+    if isinstance(source, FolderConfig):
+        return f"pictures of {Path(source.folder).resolve()}"
+    if isinstance(source, FetchedConfig):
+        return f"addresses of {Path(source.urls.path).resolve()}"
+    return f"tars of {Path(re.split(r'[{*?[]', source.pattern)[0] + 'x').parent.resolve()}"

@@ -1,0 +1,77 @@
+"""The files of a search index: replaced together, opened together, asked. Q queries, D dimensions."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from unclip.data.index_codes import DATA, open_index
+from unclip.data.index_recall import find
+from unclip.data.table import Floats
+
+KEY_COLUMNS = ("key", "shard", "row", "caption")  # of keys.parquet
+REPLACED_S = 1.0  # that a search waits for a key map and an index of one size: they are replaced one after the other
+
+
+def publish(aside: Path, out: Path) -> None:
+    """Put a whole index in the place of the one before: whenever a search comes it finds one of them, after a kill too.
+
+    Lists have a name of their own, so `index.faiss` decides; the key map is replaced a moment before it.
+    """
+    lists = [path.name for path in aside.glob(f"*{DATA}")]
+    for name in (*lists, "keys.parquet", "index.faiss", "index.json"):
+        os.replace(aside / name, out / name)
+    for old in out.glob(f"*{DATA}"):  # who has it mapped goes on reading it
+        if old.name not in lists:
+            old.unlink()
+
+
+def write_keys(parts: Sequence[Path], path: Path) -> None:
+    """Write key, shard, row and caption by index id, one part in memory at a time."""
+    text, number = pa.string(), pa.int32()
+    schema = pa.schema([("key", text), ("shard", number), ("row", number), ("caption", text)])
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        for shard, part in enumerate(parts):
+            table = pq.read_table(part, columns=["key", "caption"])
+            places = [np.full(len(table), shard, np.int32), np.arange(len(table), dtype=np.int32)]
+            writer.write_table(pa.table([table["key"], *places, table["caption"]], schema=schema))
+
+
+def search(folder: Path, queries: Floats, k: int) -> tuple[pa.Table, NDArray[np.int64], Floats]:
+    """The key map, and of each unit query (Q, D) the ids (Q, k) of the nearest images and their cosines.
+
+    Product codes are refined from `parts/*.parquet` beside the index.
+
+    Raises: ValueError when the folder holds no index, or the key map is not the index's.
+    """
+    index, keys = open_with_keys(folder)
+    if index.ntotal != len(keys):
+        raise ValueError(f"{folder}: the index has {index.ntotal} rows, keys.parquet {len(keys)}")
+    if lacking := [name for name in KEY_COLUMNS if name not in keys.column_names]:
+        raise ValueError(f"{folder}/keys.parquet is damaged: it has no column {', '.join(lacking)}")
+    ids, cosines = find(index, sorted((folder / "parts").glob("??????.parquet")), queries, k)
+    return keys, ids, cosines
+
+
+def open_with_keys(folder: Path) -> tuple[Any, pa.Table]:
+    """An index and its key map, read while neither was replaced; of different sizes only where they stay so."""
+    until = time.monotonic() + REPLACED_S
+    while True:
+        before = written(folder)
+        index = open_index(folder)
+        with pq.ParquetFile(folder / "keys.parquet") as file:  # `read_table` opens it twice: maybe two files
+            keys = file.read()
+        if written(folder) == before and (index.ntotal == len(keys) or time.monotonic() > until):
+            return index, keys
+
+
+def written(folder: Path) -> list[tuple[int, int] | None]:
+    """What changes when an index or its key map is replaced."""
+    stats = [path.stat() if path.is_file() else None for path in (folder / "index.faiss", folder / "keys.parquet")]
+    return [stat and (stat.st_ino, stat.st_mtime_ns) for stat in stats]
