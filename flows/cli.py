@@ -113,13 +113,15 @@ def config(name: Name, overrides: Sets = [], file: File = FILE, as_json: Json = 
 
 
 @app.command(rich_help_panel="Pipelines")
-def metrics(name: Name, store: StoreDir = STORE, as_json: Json = False) -> None:
+def metrics(name: Name, store: StoreDir = STORE, file: File = FILE, as_json: Json = False) -> None:
     """The last evaluation of a pipeline. Example: unclip metrics shapes --json"""
     from flows.figures import print_metrics
+    from flows.naming import asked_of
     from unclip.runs import last_artifacts
     from unclip.store import open_store
 
-    (evaluation,) = last_artifacts(open_store(store), name, "evaluate")
+    with asked_of(made := open_store(store), name, file):
+        (evaluation,) = last_artifacts(made, name, "evaluate")
     values = json.loads((evaluation.path / "metrics.json").read_text())
     if as_json:
         print(json.dumps(values["conditionings"], indent=1))
@@ -128,12 +130,14 @@ def metrics(name: Name, store: StoreDir = STORE, as_json: Json = False) -> None:
 
 
 @app.command(rich_help_panel="Pipelines")
-def report(name: Name, store: StoreDir = STORE) -> None:
+def report(name: Name, store: StoreDir = STORE, file: File = FILE) -> None:
     """Where the report of the last run is: one HTML page. Example: unclip report shapes"""
+    from flows.naming import asked_of
     from unclip.runs import last_artifacts
     from unclip.store import open_store
 
-    (page,) = last_artifacts(open_store(store), name, "report")
+    with asked_of(made := open_store(store), name, file):
+        (page,) = last_artifacts(made, name, "report")
     print(page.path / "index.html")
 
 

@@ -78,6 +78,8 @@ def embed(
         return
     print(f"{manifest['rows']} rows in {target}, {done}{lost}")
     print(index_line(manifest["index"]))
+    if manifest["other_versions"]:
+        print(f"{manifest['other_versions']}: embed into a new --out for one table of one kind")
 
 
 @contextmanager

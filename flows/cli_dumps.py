@@ -9,6 +9,7 @@ import typer
 from flows.cli import STORE, Json, StoreDir, app
 from flows.terminal import histogram, lost_rows, out, size, table
 from unclip.data.index_figures import index_words
+from unclip.data.versions import versions_line
 
 Dump = Annotated[Path, typer.Argument(help="A folder that `unclip embed` made", show_default=False)]
 Target = typer.Option("--out", help="A folder that is new or empty", show_default=False)
@@ -114,7 +115,7 @@ def verify_dump(dump: Path, sample: int, seed: int, source: Path | None, as_json
     if as_json:
         print(json.dumps(asdict(found), indent=1))
     else:
-        for line in found.lines():
+        for line in [*found.lines(), *([found.versions] if found.versions else [])]:
             print(line)
         count = f"{len(found.problems):,} problems in " if found.problems else ""
         wrong = "" if found.problems else ": all as they must be"
@@ -137,6 +138,7 @@ def _told(found: dict[str, Any]) -> list[list[str]]:
         ["preprocessing", clip["preprocessing_digest"][:12]],
         ["tokenizer", clip["tokenizer"][:30]],
         ["context", f"{clip['context']} tokens, filled by {found['context_filled']:,} captions"],
+        ["versions", versions_line(found["versions"]) or "the same in all parts"],
         ["similarity", f"{histogram(similar['counts'])}  -1 to 1, pairs of {similar['rows_compared']:,} rows drawn"],
         ["duplicates", _duplicates(found)],
         ["index", "\n".join(index_words(found["index"])) if found["index"] else "none"],

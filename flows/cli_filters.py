@@ -7,17 +7,19 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import STORE, Json, Name, StoreDir, app
+from flows.cli import FILE, STORE, File, Json, Name, StoreDir, app
 from flows.terminal import out, table
 
 
 @app.command(rich_help_panel="Data")
-def funnel(name: Name, store: StoreDir = STORE, as_json: Json = False) -> None:
+def funnel(name: Name, store: StoreDir = STORE, file: File = FILE, as_json: Json = False) -> None:
     """Rows in, dropped by each reason, and kept, from the source to select. Example: unclip funnel shapes"""
     from flows.losses import newest_losses, print_funnel
+    from flows.naming import asked_of
     from unclip.store import open_store
 
-    steps, _ = newest_losses(open_store(store), name)
+    with asked_of(made := open_store(store), name, file):
+        steps, _ = newest_losses(made, name)
     if as_json:
         print(json.dumps([step.as_dict() for step in steps], indent=1))
     else:
@@ -32,15 +34,18 @@ def dropped(
     to: Annotated[Path | None, typer.Option("--out", help="Write all of them here as CSV", show_default=False)] = None,
     sheets: Annotated[Path | None, typer.Option(help="Folder for a PNG a reason", show_default=False)] = None,
     store: StoreDir = STORE,
+    file: File = FILE,
     as_json: Json = False,
 ) -> None:
     """The rows refused or dropped, and what each was too near to. Example: unclip dropped shapes --reason leak"""
     from flows.losses import newest_losses, write_csv
+    from flows.naming import asked_of
     from unclip.store import open_store
 
     if sum((to is not None, sheets is not None, as_json)) > 1:
         raise ValueError("--out, --sheets and --json each say where the rows go: give one of them")
-    steps, losses = newest_losses(open_store(store), name)
+    with asked_of(made := open_store(store), name, file):
+        steps, losses = newest_losses(made, name)
     count = sum(step.dropped for step in steps if reason in (None, step.reason))
     reasons = list(dict.fromkeys(step.reason for step in steps))
     if reason is not None and reason not in reasons:

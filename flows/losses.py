@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from flows.terminal import out, table
 from unclip.artifact import Artifact
 from unclip.data.funnel import Step, read_funnel
-from unclip.runs import RunRecord, runs_of
+from unclip.runs import RunRecord, last_artifacts, runs_of
 from unclip.store import Store
 
 if TYPE_CHECKING:
@@ -30,10 +30,8 @@ def newest_losses(store: Store, name: str) -> tuple[list[Step], "Losses"]:
             dropped = {stage: found[stage][0].path / "dropped.parquet" for stage in STAGES if found[stage]}
             losses = Losses.of(shards, dropped)
             return read_funnel((found["select"] or found["filter"])[0].path / "funnel.json"), losses
-    raise ValueError(
-        f"{store.root} holds no filter of pipeline '{name}': make it with `unclip run {name} --until filter` "
-        f"(--store names another store)"
-    )
+    last_artifacts(store, name, "filter")  # says what is wrong
+    raise ValueError(f"{store.root} no longer holds the shards that {name} filtered: `unclip run {name}` makes them")
 
 
 def _of_run(store: Store, run: RunRecord, stage: str) -> tuple[Artifact, ...]:

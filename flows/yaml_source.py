@@ -36,15 +36,7 @@ def load_values(path: Path, name: str, overrides: tuple[str, ...] = ()) -> Value
     Raises:
         ValueError: no such file or pipeline, YAML that cannot be read, a cycle in `extends`, an override without `=`.
     """
-    try:
-        document = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
-    except FileNotFoundError:
-        raise ValueError(f"{path} does not exist: pipelines are read from it; --file names another") from None
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path.name} cannot be read: {' '.join(str(error).split())}") from None
-    values = _extended(path, _pipelines(path, document), name, ())
+    values = _extended(path, _pipelines(path), name, ())
     for override in overrides:
         _override(values, override)
     values.tree = _interpolated(values.tree, (), values.places)
@@ -57,7 +49,20 @@ def suggestion(name: str, allowed: list[str]) -> str:
     return f"did you mean '{near[0]}'?" if near else f"it has {', '.join(allowed) or 'no settings'}"
 
 
-def _pipelines(path: Path, document: yaml.Node | None) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+def pipeline_names(path: Path) -> list[str]:
+    """The pipelines that a file describes, in its order. Raises: ValueError when it cannot be read."""
+    return list(_pipelines(path))
+
+
+def _pipelines(path: Path) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+    try:
+        document = yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+    except FileNotFoundError:
+        raise ValueError(f"{path} does not exist: pipelines are read from it; --file names another") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path.name} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(document, yaml.MappingNode):
         raise ValueError(f"{path.name} must map names to pipelines")
     return {key.value: (key, node) for key, node in document.value}

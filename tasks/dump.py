@@ -132,6 +132,8 @@ def dump_source(source: str, captions: str | None) -> FolderConfig | ShardsConfi
         if captions is not None:
             raise ValueError("--captions has no effect on tars: they hold their captions")
         return ShardsConfig(pattern=source)
+    if captions is None and not (path / "captions.csv").is_file() and next(path.glob("*.tar"), None):
+        raise ValueError(f"SOURCE {source} is a folder of tars: give '{path}/*.tar', in quotes")
     if not path.is_dir():
         raise ValueError(
             f"SOURCE must be a folder of images, a URL list or tars such as 'data/{{000..099}}.tar', got '{source}'"

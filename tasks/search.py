@@ -8,9 +8,9 @@ from tasks.clip_encoder import ClipEncoder
 from tasks.dump import open_encoder
 from unclip.artifact import Artifact
 from unclip.data.dump import part_paths
-from unclip.data.dump_origin import refuse_other_clip
 from unclip.data.dump_pictures import ShardPictures
 from unclip.data.dump_queries import Searchable, one_query, search_table, searchable_dump, sheet_of
+from unclip.data.imports import refuse_clip
 from unclip.runs import last_artifacts
 from unclip.store import Store
 
@@ -20,7 +20,7 @@ def search(
 ) -> tuple[Searchable, list[dict[str, Any]]]:
     """A dump or a pipeline's table, and what it holds nearest to a text or a picture; clip: another than its own.
 
-    Raises: ValueError as `one_query` and `refuse_other_clip`, for a name that is neither, and for a text that CLIP
+    Raises: ValueError as `one_query` and `refuse_clip`, for a name that is neither, and for a text that CLIP
         cannot read.
     """
     query = one_query(text, image, num)
@@ -29,9 +29,9 @@ def search(
         if clip is None and not (own / "clip.json").is_file():
             if not (Path(name) / "manifest.json").is_file():
                 raise ValueError(f"{name} was not finished: run embed again")
-            raise ValueError(f"{name} holds no CLIP: import it again with --clip, the one that made it")
+            raise ValueError(f"{name} holds no CLIP: give --clip, a folder with the one that made it")
         encoder = open_encoder(clip or own)
-        refuse_other_clip(Path(name), encoder)
+        refuse_clip(Path(name), encoder)
     else:
         table, own = pipeline_table(name, store)
         encoder = open_encoder(clip or own)

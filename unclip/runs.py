@@ -92,10 +92,18 @@ def last_artifacts(store: Store, pipeline: str, stage: str) -> tuple[Artifact, .
         artifacts = tuple(a for a in found if a is not None)
         if artifacts and len(artifacts) == len(found):
             return artifacts
-    others = sorted({run.pipeline for run in runs_of(store)})
-    if others and pipeline not in others:
-        raise ValueError(f"{store.root} holds no run of pipeline '{pipeline}', but of {', '.join(others)}")
+    newest = next(runs_of(store, pipeline), None)
+    if newest is None:
+        raise ValueError(f"{store.root} holds no run of pipeline '{pipeline}'{but_of(store)}")
+    if newest.settings.get(stage, stage) is None:
+        raise ValueError(f"pipeline '{pipeline}' has no stage {stage}: it has no section of that name")
     raise ValueError(
         f"{store.root} holds no {stage} of pipeline '{pipeline}': make it with `unclip run {pipeline}` "
         f"(--store names another store)"
     )
+
+
+def but_of(store: Store) -> str:
+    """Of which pipelines a store holds runs, to end a sentence about one that it holds none of."""
+    others = sorted({run.pipeline for run in runs_of(store)})
+    return f", but of {', '.join(others)}" if others else " or another"

@@ -57,6 +57,13 @@ def test_a_mistyped_store_is_named_and_not_made(unclip, verb):
     assert not unclip.store.exists()
 
 
+@pytest.mark.parametrize("verb", ["metrics", "report", "funnel", "dropped"])
+def test_a_name_without_runs_is_told_which_there_are_or_what_makes_one(unclip, verb):
+    (unclip.store / "artifacts").mkdir(parents=True)
+    refused(unclip(verb, "nope"), "holds no run of pipeline 'nope' or another; shrunken.yaml has shrunken")
+    refused(unclip(verb, "shrunken"), "of pipeline 'shrunken' or another; `unclip run shrunken` makes one")
+
+
 def test_sizes_are_told_before_there_is_any_data(unclip):
     done = unclip("plan", "paper", "--file", "pipelines.yaml")
     assert done.returncode == 2 and "source.urls.path: no file urls.parquet" in done.stderr

@@ -61,6 +61,11 @@ def test_the_rows_are_counted_and_searched(ran, shared):
     assert len(hits) == 3
 
 
+def test_what_it_does_not_make_is_told(ran, shared):
+    asked = shared("metrics", "data")
+    assert asked.returncode == 2 and "pipeline 'data' has no stage evaluate" in asked.stderr
+
+
 def test_a_printed_pipeline_loads_again(shared, arguments, tmp_path):
     printed = shared("config", *arguments).stdout
     (tmp_path / "printed.yaml").write_text(printed)

@@ -1,8 +1,10 @@
 """What is done with a dump, at the command line: every verb over one small store."""
 
 import json
+import re
 import shutil
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -59,6 +61,18 @@ def test_another_index_is_asked_for_on_the_command_line(shared, dump, tmp_path):
         assert said in shared(*embed, "--index-kind", *words).stderr
 
 
+def test_parts_of_other_libraries_are_named_by_every_verb(shared, dump, tmp_path):
+    copy = shutil.copytree(dump, tmp_path / "dump")
+    table = pq.read_table(copy / "parts/000001.parquet")
+    older = table.schema.metadata | {b"versions": b'{"torch": "1.0"}'}
+    pq.write_table(table.replace_schema_metadata(older), copy / "parts/000001.parquet")
+    (copy / "manifest.json").unlink()
+    done = shared("embed", dump.parent / "tars0" / "*.tar", "--out", copy, "--clip", "shrunken")
+    assert re.search(r"^made with different versions: torch \S+ in part 0, 1.0 in part 1: ", done.stdout, re.MULTILINE)
+    for verb in (("verify", copy, "--sample", 0), ("inspect", copy)):
+        assert "1.0 in part 1" in shared(*verb).stdout
+
+
 def test_a_damaged_dump_is_exit_code_one_and_a_line_a_problem(shared, dump, tmp_path):
     whole = (dump / "parts/000001.parquet").read_bytes()
     rewrite(dump / "parts/000001.parquet", image_norm=put(3, 1.0))
@@ -75,7 +89,11 @@ def test_out_and_in_again_is_a_dump_to_search(shared, dump, tmp_path):
     assert made.returncode == 0 and made.stdout == f"360 rows in {back}\n", made.stderr
     assert len(json.loads(shared("search", back, "a red circle", "-k", 4, "--json").stdout)) == 4
     shutil.rmtree(back / "clip")
-    assert "holds no CLIP: import it again with --clip" in shared("search", back, "a red circle").stderr
+    assert "holds no CLIP: give --clip, a folder" in shared("search", back, "a red circle").stderr
+    bare = tmp_path / "bare"
+    assert shared("import", laid_out, "--out", bare).returncode == 0
+    found = shared("search", bare, "a red circle", "-k", 4, "--clip", dump / "clip", "--json")
+    assert found.returncode == 0 and len(json.loads(found.stdout)) == 4, found.stderr
 
 
 @pytest.mark.parametrize(
@@ -84,8 +102,10 @@ def test_out_and_in_again_is_a_dump_to_search(shared, dump, tmp_path):
         (("search", "nothing", "a"), "nothing is no dump, and "),
         (("export", "dump", "--out", "x", "--layout", "zip"), "layout must be one of clip-retrieval, dense, got 'zip'"),
         (("verify", "--sample", "3"), "have no effect without a DUMP"),
+        (("embed", "tars", "--out", "x", "--clip", "shrunken"), "tars0 is a folder of tars: give '"),
     ],
 )
 def test_a_wrong_word_is_one_line(shared, dump, words, part):
-    done = shared(*(dump if word == "dump" else word for word in words))
+    places = {"dump": dump, "tars": dump.parent / "tars0"}
+    done = shared(*(places.get(word, word) for word in words))
     assert done.returncode == 2 and part in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr

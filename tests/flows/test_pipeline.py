@@ -85,10 +85,12 @@ def test_the_report_is_one_page_that_loads_nothing(store, shared):
     assert loads and all(target.startswith(("data:", "#")) for target in loads)
 
 
-def test_metrics_of_another_name_say_which_there_are(ran, shared):
-    asked = shared("metrics", "nope")
+@pytest.mark.parametrize("verb", ["metrics", "report", "funnel", "dropped"])
+def test_another_name_is_told_which_there_are(ran, shared, verb):
+    asked = shared(verb, "nope")
     said = " ".join(asked.stderr.split())
-    assert asked.returncode == 2 and "holds no run of pipeline 'nope', but of shrunken" in said
+    assert said.endswith("holds no run of pipeline 'nope', but of shrunken; shrunken.yaml has shrunken")
+    assert asked.returncode == 2
 
 
 def test_a_second_run_finds_everything_and_starts_nothing(ran, shared, store):

@@ -23,7 +23,7 @@ from unclip.data.digests import file_digest, known_digest
 from unclip.data.dump_engine import Engine, Job
 from unclip.data.dump_origin import DumpSource, origin, refuse_other_clip, refuse_other_source
 from unclip.data.dump_records import read_record, record_or_none, write_record
-from unclip.data.embed import Encoder, EncoderFacts, Made, info_of
+from unclip.data.embed import Encoder, EncoderFacts, Made, info_of, versions_now
 from unclip.data.fetched import PICTURES, RECORD, FetchedConfig, fetched_listing, fetched_recipes
 from unclip.data.index import grow_index
 from unclip.data.listings import Listing, folder_listing, tar_listing
@@ -32,6 +32,7 @@ from unclip.data.rows import refusals, write_rows
 from unclip.data.source_plan import folder_chunks, shard_recipes, tar_paths
 from unclip.data.table import AGREEING, read_info
 from unclip.data.urls import pair_recipes
+from unclip.data.versions import versions_line, versions_of
 from unclip.recipe import code_digest, digest_of
 
 MADE_FROM = "made_from.json"  # of a pretrained CLIP: the name and the digest of its file
@@ -84,7 +85,9 @@ def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None
         copy_clip(clip, out / "clip", engine.facts)
         finish(out, plan.index)
     progress(1, 1)
-    return read_record(out / "manifest.json") | {"embedded_shards": len(missing), "shards": len(plan.recipes)}
+    manifest = read_record(out / "manifest.json")
+    line = versions_line(manifest["versions"], versions_now(engine.facts))
+    return manifest | {"embedded_shards": len(missing), "shards": len(plan.recipes), "other_versions": line}
 
 
 @dataclass(frozen=True)
@@ -191,15 +194,16 @@ def finish(out: Path, config: IndexConfig = DEFAULT_INDEX) -> None:
     parts = part_paths(out)
     index = grow_index(config, parts, out, seed=0)
     records = [read_record(part.with_suffix(".json"), "files", "rows", "refused") for part in parts]
-    info = read_info(parts[0])
+    infos = [read_info(part) for part in parts]
     beside = [path for path in sorted(out.glob("[!.]*.*")) if path.is_file()]
     files = {f"parts/{name}": digest for record in records for name, digest in record["files"].items()}
     manifest = {
         "rows": sum(record["rows"] for record in records),
         "refused": dict(sum((Counter(record["refused"]) for record in records), Counter[str]())),
-        "clip": {name: getattr(info, name) for name in AGREEING},
+        "clip": {name: getattr(infos[0], name) for name in AGREEING},
         "index": index,
         "index_settings": asdict(config),
+        "versions": versions_of(infos),
         "files": files | {path.name: file_digest(path) for path in beside},
     }
     write_record(out / "manifest.json", manifest)
@@ -207,7 +211,7 @@ def finish(out: Path, config: IndexConfig = DEFAULT_INDEX) -> None:
 
 def is_finished(out: Path, index: IndexConfig) -> bool:
     """Whether the dump has its manifest and what this says is beside the parts: CLIP, key map, the index as set."""
-    manifest = record_or_none(out / "manifest.json", "files", "rows", "refused", "index")
+    manifest = record_or_none(out / "manifest.json", "files", "rows", "refused", "index", "versions")
     if manifest is None or manifest.get("index_settings") != asdict(index):
         return False
     beside = [name for name in manifest["files"] if "/" not in name]

@@ -14,6 +14,7 @@ from unclip.data.dump import part_paths, refused
 from unclip.data.dump_records import read_record, record_or_none
 from unclip.data.spreads import Spread, drawn_rows, repeated
 from unclip.data.table import AGREEING, EMBEDDED, NOT_IMPORTED, Floats, TableInfo, check_agree, matrix, unit
+from unclip.data.versions import versions_of
 
 DUPLICATE_COSINE = 0.9999
 PAIRS_SAMPLE = 2_000  # rows compared with each other for similarities, nearest pairs and duplicates
@@ -51,6 +52,7 @@ def inspect_dump(dump: Path, seed: int = 0) -> dict[str, Any]:
         "exact_duplicates": repeated(digests_of(parts)) if infos[0].origin == EMBEDDED else None,
         **likenesses(keys, captions, sample),
         "index": (record_or_none(dump / "manifest.json", "index") or {"index": None})["index"],
+        "versions": versions_of(infos),
         "bytes": disk(dump),
         "problems": problems(dump),
     }

@@ -156,7 +156,6 @@ def padded(rows: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
 
 def info_of(encoder: EncoderFacts, shard_digest: str, num_rows: int) -> TableInfo:
     """What a part made by an encoder says of itself."""
-    versions = {"numpy": np.__version__, "pillow": PIL.__version__, "pyarrow": pa.__version__, **encoder.versions}
     return TableInfo(
         model=encoder.name,
         weights_digest=encoder.weights_digest,
@@ -165,10 +164,15 @@ def info_of(encoder: EncoderFacts, shard_digest: str, num_rows: int) -> TableInf
         context=encoder.context,
         dimension=encoder.dimension,
         compute_type=encoder.compute_type,
-        versions=versions_json(**versions),
+        versions=versions_json(**versions_now(encoder)),
         shard_digest=shard_digest,
         num_rows=num_rows,
     )
+
+
+def versions_now(encoder: EncoderFacts) -> dict[str, str]:
+    """The libraries that decode and compute here, with their versions."""
+    return {"numpy": np.__version__, "pillow": PIL.__version__, "pyarrow": pa.__version__, **encoder.versions}
 
 
 def text_digest(text: str) -> str:

@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unclip.data.digests import file_digest
-from unclip.data.dump import copy_clip, files_of, finish, rejects_path, rows_path
+from unclip.data.dump import copy_clip, files_of, finish, part_paths, rejects_path, rows_path
+from unclip.data.dump_origin import refuse_other_clip
 from unclip.data.dump_records import read_record, write_record
 from unclip.data.embed import UNEMBEDDABLE, Encoder
 from unclip.data.embedded_again import MIN_IMPORTED_COSINE
@@ -32,9 +33,11 @@ from unclip.data.table import (
     UNKNOWN,
     TableInfo,
     part_schema,
+    read_info,
     storable,
     unit,
     vectors,
+    vectors_of,
     versions_json,
     write_columns,
 )
@@ -86,7 +89,7 @@ def import_dump(
             digest = partition.digest  # reads its files: once, not for every block of them
             for found in blocks_of(partition):
                 if encoder is not None:
-                    refuse_other_captions(partition, found, encoder)
+                    refuse_other_captions(partition.text, found.captions, found.text, encoder)
                 info = info_of_import(encoder, model, dimension, digest)
                 write_import(aside / "parts" / f"{number:06d}.parquet", number, found, info, folder)
                 number += 1
@@ -175,22 +178,37 @@ def blocks_of(partition: Partition) -> Iterator[FoundRows]:
         yield FoundRows(np.asarray(image[start:stop]), np.asarray(text[start:stop]), names, captions)
 
 
-def refuse_other_captions(partition: Partition, found: FoundRows, encoder: Encoder) -> None:
-    """Raises: ValueError when captions that the encoder embeds are not the text embeddings found."""
-    good = np.flatnonzero(storable(found.text.astype(np.float32)))
+def refuse_other_captions(name: Path, captions: Sequence[str], text: Array, encoder: Encoder) -> None:
+    """Raises: ValueError when captions that the encoder embeds are not the text embeddings (N, D) beside them."""
+    good = np.flatnonzero(storable(text.astype(np.float32)))
     rows = good[np.unique(np.linspace(0, max(len(good) - 1, 0), NUM_COMPARED).astype(int))] if len(good) else good
     if not len(rows):
         return
-    if found.text.shape[1] != encoder.dimension:
-        raise ValueError(f"{partition.text} has dimension {found.text.shape[1]}, the CLIP given {encoder.dimension}")
-    again = unit(encoder.encode_text(np.asarray(encoder.tokenize([found.captions[row] for row in rows]), np.int32)))
-    cosines = np.einsum("nd,nd->n", again, unit(found.text[rows]))
+    if text.shape[1] != encoder.dimension:
+        raise ValueError(f"{name} has dimension {text.shape[1]}, the CLIP given {encoder.dimension}")
+    again = unit(encoder.encode_text(np.asarray(encoder.tokenize([captions[row] for row in rows]), np.int32)))
+    cosines = np.einsum("nd,nd->n", again, unit(text[rows]))
     if cosines.min() < MIN_IMPORTED_COSINE:
         worst = int(cosines.argmin())
         raise ValueError(
-            f"{partition.text}: the CLIP given embeds {found.captions[rows[worst]][:60]!r} at cosine "
-            f"{cosines[worst]:.3f} to row {rows[worst]}, allowed: >= {MIN_IMPORTED_COSINE}: it is another CLIP"
+            f"{name}: the CLIP given embeds {captions[rows[worst]][:60]!r} at cosine {cosines[worst]:.3f} to row "
+            f"{rows[worst]}, allowed: >= {MIN_IMPORTED_COSINE}: it is another CLIP"
         )
+
+
+def refuse_clip(dump: Path, encoder: Encoder) -> None:
+    """Raises: ValueError when an encoder is not the CLIP that made a dump.
+
+    Where that does not say which it was, captions of its first rows decide, as they do when it is imported.
+    """
+    parts = part_paths(dump)
+    infos = [read_info(part) for part in parts]
+    if infos[0].weights_digest != UNKNOWN:
+        refuse_other_clip(dump, encoder)
+        return
+    part = next((part for part, info in zip(parts, infos, strict=True) if info.num_rows), parts[0])
+    captions = pq.read_table(part, columns=["caption"])["caption"].to_pylist()
+    refuse_other_captions(part, captions, vectors_of(part, "text_embedding"), encoder)
 
 
 def info_of_import(encoder: Encoder | None, model: str, dimension: int, digest: str) -> TableInfo:

@@ -33,7 +33,7 @@ from unclip.data.index_lists import (
     save_lists,
 )
 from unclip.data.raw_rows import raw_rows
-from unclip.data.table import check_agree
+from unclip.data.table import read_info
 from unclip.recipe import digest_of
 
 MAX_DRIFT = 1.2  # of the distance to the centroids, later parts over rows like those learned from: alike, 1.0
@@ -82,7 +82,7 @@ class Growth:
 
     def kind(self, first: int) -> Kind:
         """The index's kind if it is learned from the first parts. Raises: ValueError where codes cannot be learned."""
-        rows, dimension = sum(self.counts[:first]), check_agree(self.parts[:1])[0].dimension
+        rows, dimension = sum(self.counts[:first]), read_info(self.parts[0]).dimension
         kind = kind_of(self.config, sum(self.counts), rows)
         if (size := kind.code_bytes) is not None:
             require(dimension % size == 0, "code_bytes", f"a divisor of {dimension} dimensions", size)
@@ -141,13 +141,13 @@ class Growth:
         """Write the lists and the empty index learned from a seeded sample of the first parts.
 
         Rows that were learned from are nearer to their centroids than others like them: drift is measured from rows
-        that were drawn beside them, a tenth where there are no more, or all where there are not ten.
+        that were drawn beside them, a tenth where there are no more, or from all where there are hardly any.
         """
         kind, counts = self.kind(first), np.array(self.counts[:first])
         most = self.config.train_rows or max(kind.num_lists * 39, CODE_ROWS)
         rng = np.random.default_rng(self.seed)
         drawn = rng.choice(counts.sum(), min(most + SPREAD_ROWS, counts.sum()), replace=False)
-        size = len(drawn) - min(SPREAD_ROWS, len(drawn) // 10)
+        size = max(len(drawn) - min(SPREAD_ROWS, len(drawn) // 10), min(CODE_VALUES, len(drawn)))
         ids = np.concatenate([np.sort(drawn[:size]), np.sort(drawn[size:])])
         starts = np.concatenate([[0], np.cumsum(counts)])
         shard = np.searchsorted(starts, ids, side="right") - 1
@@ -166,7 +166,7 @@ def first_of_size(config: IndexConfig, counts: Sequence[int]) -> tuple[int, str]
     They are the fewest of the index's kind, until more would have MORE_LISTS times the lists, or all that were set.
     """
     name = name_of(config, sum(counts))
-    least = FROM_ROWS[name] if config.kind == "auto" else 1
+    least = FROM_ROWS[name] if config.kind == "auto" else CODE_VALUES if name == "ivf_pq" else 1
     first, lists, rows = 0, 0, 0
     for number, count in enumerate(counts, start=1):
         rows += count

@@ -23,6 +23,7 @@ from unclip.data.part_check import KeyMap, PartCheck, SampledRow
 from unclip.data.problems import Problem, name_in
 from unclip.data.spreads import drawn_rows
 from unclip.data.table import AGREEING, UNKNOWN, TableInfo, read_info, storable, unit
+from unclip.data.versions import versions_line, versions_of
 
 MAX_LINES = 5  # of one kind about one file; the rest are counted
 NUM_NEAREST, TIE = 10, 1e-4  # rows that an index is asked for; cosines of repeated pictures differ by less
@@ -37,6 +38,7 @@ class Verdict:
     parts: int
     embedded_again: int
     problems: list[Problem]
+    versions: str  # of libraries, where parts were made with different ones: no problem, but to be known
 
     def lines(self) -> list[str]:
         """A line a problem; of many of one kind in one file the first few and a count."""
@@ -84,7 +86,8 @@ def verify_dump(
     if rows:
         problems += embedded_again(dump, rows, open_encoder, read)
         rows = [row for row in rows if infos[parts[row.part]].weights_digest != UNKNOWN]
-    return Verdict(num_rows, len(parts), len(rows), problems)
+    versions = versions_line(versions_of(list(infos.values()))) if len(infos) == len(parts) else ""
+    return Verdict(num_rows, len(parts), len(rows), problems, versions)
 
 
 def manifest_problems(dump: Path, parts: Sequence[Path]) -> Iterator[Problem]:

@@ -64,6 +64,32 @@ PICTURES = {
     "zip": b"PK\x03\x04" + bytes(60),
     "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n",
 }
+UNKNOWN = "not a readable image: of no known format"
+PICTURE_FATES = {  # the size of each that decodes, and of every other why not
+    "good": (32, 24),
+    "jpeg": (64, 64),
+    "gif": (40, 30),
+    "one pixel": (1, 1),
+    "a line": (4000, 1),
+    "a thread": (65_500, 1),
+    "an upright thread": (1, 65_500),
+    "palette": (40, 30),
+    "sixteen bits": (40, 30),
+    "floats": (8, 8),
+    "empty": UNKNOWN,
+    "html": UNKNOWN,
+    "cut": "image file is truncated",
+    "header alone": UNKNOWN,
+    "bomb": "image has 13000x13000 pixels, more than 64000000",
+    "endless": (4, 4),
+    "too wide": (65_500, 64),  # what the data lack is gray: to the decoder that is a warning
+    "too high": (64, 40_000),
+    "smaller": (16, 16),
+    "no width": UNKNOWN,
+    "svg": UNKNOWN,
+    "zip": UNKNOWN,
+    "eps": UNKNOWN,
+}
 CAPTIONS = {
     "empty": "",
     "blank": " \t\n ",

@@ -10,9 +10,9 @@ from tests.unclip.data.data_fixtures import TinyEncoder, sample, write_source
 from unclip.data.config import FolderConfig, ShardsConfig
 from unclip.data.dump import fill_dump
 from unclip.data.dump_engine import Engine
-from unclip.data.dump_origin import refuse_other_clip
 from unclip.data.dump_pictures import DumpPictures
 from unclip.data.dump_queries import one_query, search_table, searchable_dump
+from unclip.data.imports import refuse_clip
 from unclip.data.verification import verify_dump
 
 
@@ -34,7 +34,7 @@ def embed_dump(source, out, encoder, clip, batch_size, progress, **more):
 
 def search_dump(dump, encoder, text, image, k):
     query, table = one_query(text, image, k), searchable_dump(dump)
-    refuse_other_clip(dump, encoder)
+    refuse_clip(dump, encoder)
     return search_table(table, encoder, query, k)
 
 

@@ -105,6 +105,20 @@ def test_another_index_is_built_over_the_parts_that_are_there(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in parts} == parts and not list(index.parent.glob("*.ivfdata"))
 
 
+def test_parts_that_other_libraries_made_are_named_not_refused(tmp_path):
+    def made(count, torch):
+        encoder = TinyEncoder()
+        encoder.versions = {"torch": torch}
+        return dump(tmp_path, count, encoder)["other_versions"]
+
+    assert made(1, "1") == made(2, "1") == ""
+    assert made(2, "2") == "made with different versions: torch 1 in parts 0-1, 2 now"
+    mixed = "made with different versions: torch 1 in parts 0-1, 2 in part 2"
+    assert made(3, "2") == mixed and made(3, "3") == f"{mixed}, 3 now"
+    inspected = inspect_dump(tmp_path / "dump")
+    assert inspected["versions"]["torch"] == {"1": "0-1", "2": "2"} and inspected["problems"] == []
+
+
 def test_a_tar_of_more_samples_than_keys_can_number_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "MAX_ROWS", 6)
     with pytest.raises(ValueError, match=r"s0/shard.tar has 8 samples, allowed: 7 a tar"):

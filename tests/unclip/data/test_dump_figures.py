@@ -96,6 +96,11 @@ def test_a_dump_in_figures_counts_repeats_captions_and_disk(tmp_path):
     assert found["bytes"]["all"] == sum(path.stat().st_size for path in files)
 
 
-def test_the_seed_alone_decides_the_figures(tmp_path):
+def test_the_seed_alone_decides_the_figures(tmp_path, monkeypatch):
+    monkeypatch.setattr(dump_figures, "PAIRS_SAMPLE", 6)  # of 16 rows: another seed draws others
     dump = tar_dump(tmp_path)
-    assert inspect_dump(dump, 3) == inspect_dump(dump, 3)
+    three, again, four = (inspect_dump(dump, seed) for seed in (3, 3, 4))
+    assert three == again and three["similarity"]["rows_compared"] == 6
+    drawn = {"similarity", "nearest_pairs", "duplicate_pairs"}
+    assert three["nearest_pairs"] != four["nearest_pairs"] and three["similarity"] != four["similarity"]
+    assert {k: v for k, v in three.items() if k not in drawn} == {k: v for k, v in four.items() if k not in drawn}

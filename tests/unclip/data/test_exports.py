@@ -158,8 +158,17 @@ def test_an_imported_dump_says_so_and_nothing_trains_on_it(tmp_path):
     found = inspect_dump(back)
     assert (found["rows"], found["origin"], found["exact_duplicates"]) == (16, "imported", None)
     assert found["clip"]["weights_digest"] == "unknown" and verified(back) == []
-    with pytest.raises(ValueError, match="with weights_digest unknown, the CLIP given has w"):
-        search_dump(back, TinyEncoder(), "a word", None, 1)
+
+
+def test_a_dump_imported_without_a_clip_is_searched_with_the_one_that_embeds_its_captions(tmp_path):
+    back = imported(tmp_path, tar_dump(tmp_path))
+    assert search_dump(back, TinyEncoder(), "picture number 1 3", None, 1)[0]["cosine"] > 0
+    other = TinyEncoder()
+    other.words = other.words[::-1].copy()
+    with pytest.raises(
+        ValueError, match=r"000000.parquet: the CLIP given embeds 'picture .*' at cosine .* another CLIP"
+    ):
+        search_dump(back, other, "a word", None, 1)
 
 
 def test_a_clip_that_embeds_the_captions_otherwise_is_refused(tmp_path):

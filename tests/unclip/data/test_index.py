@@ -89,13 +89,30 @@ def test_lists_are_no_more_than_rows_can_teach():
     )
 
 
-def test_a_row_is_placed_in_the_list_nearest_to_it(tmp_path):
+def lists_of(tmp_path):
+    """40 lists in 6 tops, and the cosines of rows with all of them."""
     vectors = unit(np.random.default_rng(0).normal(size=(600, 16)))
     vectors.astype(np.float16).tofile(tmp_path / "rows")
     lists = learn_lists(RawRows(tmp_path / "rows", 16), 40, 0)
+    assert lists.centroids.shape == (40, 16) and lists.tops.shape == (6, 16)
+    return lists, vectors, vectors @ lists.centroids.T
+
+
+def test_a_row_is_placed_in_the_list_nearest_to_it_of_those_in_its_nearest_tops(tmp_path):
+    lists, vectors, scores = lists_of(tmp_path)
+    near = np.argsort(-(vectors @ lists.tops.T), axis=1)[:, :2]
+    top = np.repeat(np.arange(6), np.diff(lists.starts))
+    allowed = np.where((top == near[:, :, None]).any(axis=1), scores, -2)
+    place, cosine = lists.place(vectors, num_tops=2)
+    assert np.array_equal(place, allowed.argmax(axis=1)) and np.allclose(cosine, allowed.max(axis=1))
+    assert 0.6 < (place == scores.argmax(axis=1)).mean() < 1  # some have their nearest elsewhere
+
+
+def test_a_row_looked_for_in_all_tops_is_in_the_nearest_list_of_all(tmp_path):
+    lists, vectors, scores = lists_of(tmp_path)
     place, cosine = lists.place(vectors)
-    assert np.array_equal(place, (vectors @ lists.centroids.T).argmax(axis=1)) and len(lists.centroids) == 40
-    assert np.allclose(cosine, (vectors @ lists.centroids.T).max(axis=1)) and np.bincount(place).min() > 0
+    assert np.array_equal(place, scores.argmax(axis=1)) and np.allclose(cosine, scores.max(axis=1))
+    assert np.bincount(place, minlength=40).min() > 0
 
 
 @pytest.mark.parametrize("kind", ["ivf", "ivf_hnsw", "ivf_pq"])
