@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import ClassVar
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -129,6 +130,23 @@ def test_a_row_that_was_asked_again_has_its_further_columns(site):
     again, _ = site.run(min_success_fraction=0)
     shard = ShardReader(fetched(again)[1].path / "shard.tar")
     assert [(shard.caption(0), shard.meta(0)["punsafe"]), len(shard)] == [("b", "0.7"), 1]
+
+
+def test_a_list_s_own_scores_select_its_rows(site):
+    site.more = ["punsafe"]
+    rows = [("plain.jpg", "0.1"), ("plain.png", "0.9"), ("wide.png", "")]
+    lines = "".join(f"{site.url}/{name},a picture,{score}\n" for name, score in rows)
+    (site.folder / "list.csv").write_text(f"url,caption,punsafe\n{lines}")
+    settings = (*site.settings(), "filter={max_unsafe: 0.5, max_aspect: null, min_std: 0, min_side_px: 1}")
+    graph = open_graph(ROOT / "shrunken.yaml", "shrunken", site.folder / "store", settings)
+    execution = Execution(graph, [])
+    for stage in graph.stages("filter"):
+        execution.build(stage)
+    dropped = pq.read_table(execution.made["filter"][0].path / "dropped.parquet").to_pylist()
+    assert [(row["key"][-1], row["reason"], row["detail"]) for row in dropped] == [
+        ("1", "unsafe", "0.900"),
+        ("2", "unsafe", "no score"),
+    ]
 
 
 def test_a_row_that_was_asked_again_is_lost_once_or_not_at_all(site):

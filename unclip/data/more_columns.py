@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+ENCODER = json.JSONEncoder(ensure_ascii=False)  # json.dumps would make one a row
 OURS = ("sample_id", "objects")  # names in a sample's JSON that say what they say of our own pictures
 
 
@@ -17,7 +18,7 @@ def require_more(more: tuple[str, ...], *taken: str) -> None:
 
 def more_json(names: Iterable[str], values: Iterable[Any]) -> str:
     """A row's values of the further columns, by name."""
-    return json.dumps({name: cell(value) for name, value in zip(names, values, strict=True)}, ensure_ascii=False)
+    return ENCODER.encode({name: cell(value) for name, value in zip(names, values, strict=True)})
 
 
 def cell(value: Any) -> str | float | bool | None:

@@ -8,7 +8,7 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -119,21 +119,14 @@ def folder_chunks(config: FolderConfig) -> list[list[FolderRow]]:
     """
     if not Path(config.folder).is_dir():
         raise ValueError(f"folder must be an existing folder, got {config.folder!r}")
-    columns, more = (config.file_column, config.caption_column), config.more_columns
     try:
         with open(config.captions, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             names = reader.fieldnames or []
-            for column in (*columns, *more):
+            for column in (config.file_column, config.caption_column, *config.more_columns):
                 if column not in names:
                     raise ValueError(f"{config.captions} has no column {column!r}; it has {', '.join(names) or 'none'}")
-            rows = [
-                FolderRow(
-                    *((row[column] or "").strip() for column in columns),
-                    more_json(more, (row[column] for column in more)) if more else "",
-                )
-                for row in reader
-            ]
+            rows = [_folder_row(config, row) for row in reader]
     except OSError as error:
         raise ValueError(
             f"captions must be a CSV file that can be read, got {config.captions!r}: {error.strerror}"
@@ -143,6 +136,12 @@ def folder_chunks(config: FolderConfig) -> list[list[FolderRow]]:
     if not rows:
         raise ValueError(f"{config.captions} has no rows")
     return [rows[start : start + config.shard_size] for start in range(0, len(rows), config.shard_size)]
+
+
+def _folder_row(config: FolderConfig, row: Mapping[str, str | None]) -> FolderRow:
+    file, caption = ((row[name] or "").strip() for name in (config.file_column, config.caption_column))
+    more = config.more_columns
+    return FolderRow(file, caption, more_json(more, (row[name] for name in more)) if more else "")
 
 
 def inside(folder: Path, file: str) -> Path | None:

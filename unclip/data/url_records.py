@@ -96,8 +96,8 @@ def _csv_records(path: Path, wanted: tuple[str, ...], place: Place) -> Iterator[
             if row is None:
                 return
             if row:
-                address, text, *more = (row[column] if column < len(row) else None for column in columns)
-                yield Record(here, address, text, tuple(more))
+                cells = tuple([row[column] if column < len(row) else None for column in columns])
+                yield Record(here, cells[0], cells[1], cells[2:])
 
 
 def _jsonl_records(path: Path, wanted: tuple[str, ...], place: Place) -> Iterator[Record]:

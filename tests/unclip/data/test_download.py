@@ -227,16 +227,6 @@ def test_at_the_deadline_the_rest_is_refused(tmp_path, server):
     assert (row.status, row.detail) == ("unfinished", "download.deadline_s was reached first")
 
 
-@needs_tool
-def test_where_no_request_ends_the_watchdog_does(tmp_path, server):
-    limits = {"stall_s": 6, "timeout_s": 90, "retries": 0, "min_success_fraction": 0}
-    config, start = DownloadConfig(allow_private=True, num_processes=1, **limits), time.monotonic()
-    download(freeze(tmp_path, [(f"{server}/drip.jpg", "slow")]), 0, config, tmp_path, lambda *_, **__: None)
-    (row,) = read_rows(tmp_path / "rows.parquet")
-    assert (row.status, row.detail) == ("unfinished", "no request ended for download.stall_s = 6 s")
-    assert time.monotonic() - start < 40 and not processes_naming(f"{tmp_path}/work/staging")
-
-
 @pytest.mark.parametrize(
     ("least", "error", "stays"), [(0, KeyboardInterrupt, True), (0, Stopped, True), (1, ValueError, False)]
 )

@@ -14,6 +14,7 @@ import pytest
 
 from tests.unclip.data import web_server as web
 from tests.unclip.data.data_fixtures import needs_tool
+from tests.unclip.data.test_download import freeze, processes_naming
 from unclip.data import fetcher
 from unclip.data.config import DownloadConfig, UrlsConfig
 from unclip.data.download import download
@@ -193,6 +194,16 @@ def test_every_hostile_row_is_refused_with_its_reason(fetched):
 @needs_tool
 def test_hostile_rows_cost_a_shard_little(fetched):
     assert fetched[2]["s"] < 20 and fetched[2]["memory"] < 400_000_000
+
+
+@needs_tool
+def test_where_no_request_ends_the_watchdog_does(tmp_path, server):
+    limits = {"stall_s": 6, "timeout_s": 90, "retries": 0, "min_success_fraction": 0}
+    config, start = DownloadConfig(allow_private=True, num_processes=1, **limits), time.monotonic()
+    download(freeze(tmp_path, [(f"{server}/drip.jpg", "slow")]), 0, config, tmp_path, lambda *_, **__: None)
+    (row,) = read_rows(tmp_path / "rows.parquet")
+    assert (row.status, row.detail) == ("unfinished", "no request ended for download.stall_s = 6 s")
+    assert time.monotonic() - start < 40 and not processes_naming(f"{tmp_path}/work/staging")
 
 
 DECODE = """
