@@ -160,7 +160,7 @@ def judge(
     for name in (name for name, count in known.items() if not count):
         raise ValueError(
             f"filter.max_{name} needs the score '{name}', which no row of the source has: leave it out, or say with "
-            f"score.{name}_field which field of a sample's JSON holds it"
+            f"score.{name}_field which field of a sample's JSON holds it; a list's more_columns become such fields"
         )
     steps = [*before, *added(funnels)]
     return Selection("filter", keys.array(), shards.array(), np.concatenate(kept), record, steps), facts.facts()
