@@ -4,7 +4,7 @@ ViT-B/32 with random weights over JPEGs of the size of photographs, beside the b
 same batch and precision, over crops that are in memory: asked is 0.92 of the images a second of our own forward, which
 does no more than ours in the dump; open_clip's does more. A CLIP of next to no
 layers, beside bare decoding and resizing in as many threads as there are cores: asked is 0.85. A dump of a hundred
-shards that gets one more, beside making it: asked is 1 % of the time.
+shards that gets one more, beside making it: asked is 1 % of the time; `--only-grow --grow b32` with a real encoder.
 
 They run in turn over the same images, in one process; figures are medians, of ratios with the least and the most, and
 of seconds of the cores' work besides: on a machine that others use these waver less.
@@ -54,11 +54,12 @@ def main() -> int:
     print(f"{machine()}; {options.images} images a round, {options.rounds} rounds", flush=True)
     with tempfile.TemporaryDirectory(prefix="embed-speed-") as name:
         aside = Path(name)
-        write_photos(aside / "tars", 1, options.images)
         failed = 0
-        for precision in options.precision:
-            failed |= beside_forward(aside, precision, options)
-        failed |= beside_decoding(aside, options)
+        if not options.only_grow:
+            write_photos(aside / "tars", 1, options.images)
+            for precision in options.precision:
+                failed |= beside_forward(aside, precision, options)
+            failed |= beside_decoding(aside, options)
         if options.shards:
             failed |= one_more(aside, options)
     return failed
@@ -73,6 +74,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", nargs="*", default=["fp32", "bf16"])
     parser.add_argument("--workers", type=int, default=0, help="processes that decode; 0: threads")
     parser.add_argument("--shards", type=int, default=100, help="of the dump that gets one more; 0: leave it out")
+    parser.add_argument("--grow", choices=("tiny", "b32"), default="tiny", help="the CLIP of that dump")
+    parser.add_argument("--only-grow", action="store_true", help="measure nothing else")
     return parser.parse_args()
 
 
@@ -128,28 +131,32 @@ def decoded(listing: Listing) -> None:
 
 def one_more(aside: Path, options: argparse.Namespace) -> int:
     """A dump of many shards, and the same with one shard more."""
-    encoder, tars, rows = saved(aside / "tiny", None, "fp32"), aside / "many", 50
+    spec = ClipSpec.from_name("ViT-B-32") if options.grow == "b32" else ClipSpec.from_config(TINY, range(1, 40_000))
+    encoder = saved(aside / "growing-clip", Clip(spec).eval(), options.precision[-1])
+    tars, rows = aside / "many", 50
     write_photos(tars, options.shards, rows)
     engine = Engine(encoder, (lambda: encoder,), options.batch_size, options.workers)
     source = ShardsConfig(pattern=str(tars / "*.tar"))
-    whole = timed(lambda: fill_dump(source, aside / "growing", engine, aside / "tiny", quiet))
+
+    def grow() -> object:
+        return fill_dump(source, aside / "growing", engine, aside / "growing-clip", quiet)
+
+    whole = timed(grow)
     write_photos(tars, 1, rows, first=options.shards)
-    more = timed(lambda: fill_dump(source, aside / "growing", engine, aside / "tiny", quiet))
-    none = timed(lambda: fill_dump(source, aside / "growing", engine, aside / "tiny", quiet))
+    more, none = timed(grow), timed(grow)
     print(
-        f"{options.shards} shards of {rows}: {whole:.1f} s; one more {more:.2f} s, {more / whole:.2%} "
+        f"{options.grow}, {options.shards} shards of {rows}: {whole:.1f} s; one more {more:.2f} s, {more / whole:.2%} "
         f"({ONE_MORE_SHARE:.0%} asked, {1 / options.shards:.0%} is the shard itself); nothing new {none:.3f} s"
     )
     return int(more / whole > ONE_MORE_SHARE + 1 / options.shards)
 
 
-def saved(folder: Path, clip: Clip | None, precision: str) -> ClipEncoder:
+def saved(folder: Path, clip: Clip, precision: str) -> ClipEncoder:
     """The encoder of a CLIP, in whose folder its weights lie."""
     from tasks.dump import open_encoder
 
-    if clip is not None:
-        folder.mkdir(exist_ok=True)
-        save_clip(folder, clip)
+    folder.mkdir(exist_ok=True)
+    save_clip(folder, clip)
     return open_encoder(folder, precision)
 
 

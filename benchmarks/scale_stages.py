@@ -124,14 +124,18 @@ def grow(parts: list[Path], work: Path) -> dict[str, Any]:
 
 def duplicates(parts: list[Path], work: Path) -> dict[str, Any]:
     """Finds near duplicates."""
-    from unclip.data.near_duplicates import near_groups, raw_rows
+    from unclip.data.near_duplicates import near_groups
+    from unclip.data.raw_rows import raw_rows
+    from unclip.data.scratch import Column
 
+    shard, row = Column(np.int32, work), Column(np.int32, work)
     with timed():
-        places = [rows_of(part) for part in parts]
-        shard = np.repeat(np.arange(len(parts)), [len(rows) for rows in places])
-        with raw_rows(parts, shard, np.concatenate(places), work) as rows:
-            found = near_groups(rows, MIN_COSINE, 0)
-    return {"rows": len(shard)} | found.figures
+        for number, part in enumerate(parts):
+            row.append(rows_of(part))
+            shard.append(np.full(len(rows_of(part)), number))
+        with raw_rows(parts, shard.array(), row.array(), work) as rows:
+            found = near_groups(rows, MIN_COSINE, 0, work=work)
+    return {"rows": len(row.array())} | found.figures
 
 
 STAGES: dict[str, Callable[[list[Path], Path], dict[str, Any]]] = {

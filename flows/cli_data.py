@@ -12,6 +12,7 @@ import typer
 from flows.cli import STORE, Json, StoreDir, app
 from flows.terminal import err, lost_rows
 
+SET_HELP = "Of a URL list: urls.FIELD=value or download.FIELD=value, may be given again"
 Clip = typer.Option("--clip", help="MODEL:WEIGHTS of open_clip, a folder with clip.json, or a pipeline's CLIP")
 
 
@@ -39,7 +40,11 @@ def embed(
     min_recall: Annotated[
         float | None, typer.Option(min=0, max=1, help="Recall@10 that the index must reach [default: 0.9]")
     ] = None,
+    overrides: Annotated[list[str], typer.Option("--set", help=SET_HELP, show_default=False)] = [],  # noqa: B006
     allow_private: Annotated[bool, typer.Option("--allow-private", help="Fetch from this network as well")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Ask again for rows of a list that may pass with time")
+    ] = False,
     store: StoreDir = STORE,
     as_json: Json = False,
 ) -> None:
@@ -48,11 +53,11 @@ def embed(
     from tempfile import TemporaryDirectory
 
     from flows.embedding import on_cluster, runner_of
+    from flows.list_settings import source_and_how
     from tasks.dump import clip_folder, default_workers, dump_source, engine_of, index_config, known_devices
-    from unclip.data.config import DownloadConfig, EmbedConfig, UrlsConfig
+    from unclip.data.config import EmbedConfig
     from unclip.data.dump import fill_dump
-    from unclip.data.dump_origin import DumpSource
-    from unclip.data.fetched import PICTURES, FetchedConfig, fetch_list
+    from unclip.data.fetched import FetchedConfig, fetch_list
     from unclip.data.index_figures import index_line
     from unclip.store import Store
 
@@ -66,22 +71,17 @@ def embed(
     num_workers = default_workers() if workers is None else workers
     index = index_config(index_kind, min_recall)
     config = EmbedConfig(batch_size=batch_size, precision=precision, workers=num_workers)
-    wanted = dump_source(source, captions)
-    if allow_private and not isinstance(wanted, UrlsConfig):
-        raise ValueError("--allow-private has no effect: SOURCE is no URL list")
+    there, how = source_and_how(dump_source(source, captions), target, overrides, allow_private, retry)
     with TemporaryDirectory(dir=store if cluster else None) as aside:
         folder = clip_folder(clip, Store(store), Path(aside), target).absolute()
         engine = engine_of(folder, config, devices or known_devices()[:1], cluster.num_workers if cluster else None)
         if cluster:
             engine = on_cluster(engine, cluster, store)
-        there: DumpSource
-        there = FetchedConfig(urls=wanted, folder=target / PICTURES) if isinstance(wanted, UrlsConfig) else wanted
-        how = DownloadConfig(allow_private=allow_private, min_success_fraction=0)  # a dump says what it lacks
         with _bars() as bar:
 
             def fetch() -> None:
-                assert isinstance(wanted, UrlsConfig)
-                fetch_list(wanted, how, target / PICTURES, bar("fetch"))
+                assert isinstance(there, FetchedConfig)
+                fetch_list(there.urls, how, there.folder, bar("fetch"), again=retry)
 
             manifest = fill_dump(there, target, engine, folder, bar("embed"), fetch, index)
     lost = f"; {lost_rows(manifest['refused'])}: see {target}/parts" if manifest["refused"] else ""

@@ -1,6 +1,8 @@
 """The verbs about a URL list's download: downloads, retry."""
 
 import json
+import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,8 +31,16 @@ def show_downloads(
         print(json.dumps(found.as_dict(), indent=1))
         return
     if found.refused:
-        out.print(fates_table("", found.refused))
-    out.print(summary(name, found), markup=False)
+        out.print(fates_table(found.refused, found.is_whole))
+    out.print(summary(name, found, given(overrides, store, file)), markup=False, soft_wrap=True)
+
+
+def given(overrides: list[str], store: Path, file: Path) -> str:
+    """The options that another command needs to mean the same pipeline in the same store."""
+    words = [word for override in overrides for word in ("--set", override)]
+    words += ["--store", str(store)] if store != STORE else []
+    words += ["--file", str(file)] if file != FILE else []
+    return "".join(f" {shlex.quote(word)}" for word in words)
 
 
 @app.command(rich_help_panel="Data")

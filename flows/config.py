@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass
 from glob import glob
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -26,6 +26,7 @@ from tasks.config import (
 )
 from tasks.evaluate_config import EvaluateConfig
 from unclip.data.config import AestheticConfig, DownloadConfig, EmbedConfig, FilterConfig, IndexConfig, SelectConfig
+from unclip.data.opt_outs import blocking
 
 
 class Schedule(BaseModel):
@@ -73,6 +74,7 @@ class Runner(BaseModel):
 
 TRAINED = ("prior_diffusion", "prior_ar", "decoder", "upsampler_mid", "upsampler_top")
 BESIDE = ("prior_linear", "assemble", "evaluate")  # stages that are there with the trained ones, settings or not
+Model = TypeVar("Model", bound=BaseModel)
 LARGE_WIDTH = 1024  # of a prior, or of the decoder's lowest level: a billion parameters at table 3's depths
 
 
@@ -203,20 +205,28 @@ def load_pipeline(path: Path, name: str, overrides: tuple[str, ...] = ()) -> Pip
         ValueError: everything that is wrong, a line each, with file, line, column, field and what is allowed.
     """
     values = load_values(path, name, overrides)
-    try:
-        pipeline = Pipeline.model_validate(values.tree)
-    except ValidationError as error:
-        raise ValueError("\n".join(_explained(e, values, name) for e in error.errors())) from None
+    pipeline = validated(Pipeline, values, name)
     problems = [_line(values, tuple(field.split(".")), name, message) for field, message in pipeline.problems()]
     if problems:
         raise ValueError("\n".join(problems))
-    return pipeline
+    urls, download = pipeline.source.urls, pipeline.download
+    if urls is None or download is None:
+        return pipeline
+    return pipeline.model_copy(update={"download": blocking(download, urls)})
 
 
-def _explained(error: Any, values: Values, name: str) -> str:
+def validated(model: type[Model], values: Values, name: str) -> Model:
+    """The values as a model. Raises: ValueError, a line for each that is wrong."""
+    try:
+        return model.model_validate(values.tree)
+    except ValidationError as error:
+        raise ValueError("\n".join(_explained(e, values, name, model) for e in error.errors())) from None
+
+
+def _explained(error: Any, values: Values, name: str, model: type[BaseModel]) -> str:
     where: Where = tuple(error["loc"])
     if error["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return _line(values, where, name, suggestion(str(where[-1]), _allowed(where[:-1])), joint=":")
+        return _line(values, where, name, suggestion(str(where[-1]), _allowed(where[:-1], model)), joint=":")
     if error["type"] in ("missing", "missing_argument"):
         return _line(values, where, name, "is required")
     if error["type"] == "value_error":
@@ -230,9 +240,9 @@ def _line(values: Values, where: Where, name: str, message: str, joint: str = ""
     return f"{values.place(where)} {path}{joint} {message}".strip()
 
 
-def _allowed(where: Where) -> list[str]:
+def _allowed(where: Where, model: type[BaseModel]) -> list[str]:
     """The settings of the section at that path."""
-    names = _settings(Pipeline)
+    names = _settings(model)
     for step in where:
         kinds = (names.get(str(step)), *get_args(names.get(str(step))))
         kind = next((k for k in kinds if _has_fields(k)), None)

@@ -30,6 +30,11 @@ class Downloads:
     failed: dict[str, int]  # the rows by status of a shard that too few rows came of
     under_way: dict[str, int]  # the requests by status of a shard that is being fetched, or was when it was killed
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether every shard is fetched."""
+        return self.num_fetched == self.num_shards
+
     def as_dict(self) -> dict[str, Any]:
         """For `--json`: every status with its meaning and advice."""
         explained = {status: {"rows": n, **advice_on(status)._asdict()} for status, n in self.refused.items()}
@@ -78,17 +83,21 @@ def _unfinished(graph: Graph, steps: list[Any]) -> tuple[dict[str, int], dict[st
     return {}, {}
 
 
-def fates_table(title: str, refused: Mapping[str, int]) -> Table:
-    """Refused rows by status, the most frequent first, each with what it means and what to do."""
+def fates_table(refused: Mapping[str, int], is_whole: bool = True) -> Table:
+    """Refused rows by status, the most frequent first, each with what it means and what to do.
+
+    is_whole: whether all shards are fetched, so that rows can be asked again.
+    """
+    how = " (ask again: unclip retry --with field=value)" if is_whole else ""
     rows = [
         [status, f"{count:,}", f"{advice_on(status).meaning}; {advice_on(status).advice}"]
         for status, count in sorted(refused.items(), key=lambda item: -item[1])
     ]
-    return table(title, ["refused as", "rows", "what it means, and what to do"], rows, ["rows"])
+    return table("", ["refused as", "rows", f"what it means, and what to do{how}"], rows, ["rows"])
 
 
-def summary(name: str, found: Downloads) -> str:
-    """How far it is, in a line or two."""
+def summary(name: str, found: Downloads, options: str = "") -> str:
+    """How far it is, and what to do next, in a few lines. options: of the command, for those that it names."""
     share = f" ({found.ok / found.rows:.1%})" if found.rows else ""
     lines = [f"{name}: {found.num_fetched} of {found.num_shards} shards, {found.ok:,} of {found.rows:,} rows{share}"]
     if found.retried:
@@ -100,8 +109,11 @@ def summary(name: str, found: Downloads) -> str:
     if found.void_retries:
         lines.append(f"of retries, {found.void_retries} no longer stand: their rows are asked anew with their shards")
     passing = [status for status in found.refused if may_pass(status)]
-    if passing:
-        lines.append(f"may pass: unclip retry {name} --status {','.join(passing)}")
+    if not found.is_whole:
+        before = "see to what failed, or lower download.min_success_fraction; " if found.failed else ""
+        lines.append(f"{before}the rest is fetched by: unclip run {name}{options} --until download")
+    elif passing:
+        lines.append(f"may pass: unclip retry {name}{options} --status {','.join(passing)}")
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """Which stage reads which, what decides each one's result, and what of it the store already holds."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -149,20 +149,23 @@ class Graph:
             digest = self.accepted[digest]
         return digest
 
-    def steps(self, stage: Stage, made: dict[str, tuple[Artifact, ...]]) -> Iterator[Step]:
-        """The artifacts of a stage, given those of the stages before it. What is missing in `made` is not made yet."""
-        code, sources = self.code_of(stage), self.inputs_of(stage)
+    def steps(self, stage: Stage, made: Mapping[str, Sequence[Artifact | None]]) -> Iterator[Step]:
+        """The artifacts of a stage, given those of the stages before it.
+
+        A stage that is missing in `made`, or a shard that is None in it, is not made yet.
+        """
+        code = self.code_of(stage)
         shards: list[int | None] = list(range(len(self.sources))) if stage.per_shard else [None]
         for shard in shards:
             config = self._config_of_shard(stage, shard)
-            if any(source not in made for source in sources.values()):
+            digests = self._digests(stage, made, shard)
+            if digests is None:
                 yield Step(stage, shard, config)
                 continue
-            inputs = {name: self._of_shard(made[source], source, shard) for name, source in sources.items()}
             recipe = Recipe(
                 stage=stage.name,
                 config=self._recipe_config(stage, config, shard),
-                inputs={name: tuple(a.digest for a in artifacts) for name, artifacts in inputs.items()},
+                inputs=digests,
                 code=code,
                 seed=self.pipeline.seed,
             )
@@ -190,9 +193,22 @@ class Graph:
         values |= self.folders.get(stage.name, {})
         return values
 
-    def _of_shard(self, artifacts: tuple[Artifact, ...], source: str, shard: int | None) -> tuple[Artifact, ...]:
+    def _digests(
+        self, stage: Stage, made: Mapping[str, Sequence[Artifact | None]], shard: int | None
+    ) -> dict[str, tuple[str, ...]] | None:
+        """What a step reads, by input name; None while any of it is to be made."""
+        digests = {}
+        for name, source in self.inputs_of(stage).items():
+            read = self._of_shard(made.get(source, (None,) * len(self.sources)), source, shard)
+            whole = tuple(artifact.digest for artifact in read if artifact is not None)
+            if len(whole) < len(read):
+                return None
+            digests[name] = whole
+        return digests
+
+    def _of_shard(self, artifacts: Sequence[Any], source: str, shard: int | None) -> tuple[Any, ...]:
         per_shard = next(s for s in STAGES if s.name == source).per_shard
-        return (artifacts[shard],) if shard is not None and per_shard else artifacts
+        return (artifacts[shard],) if shard is not None and per_shard else tuple(artifacts)
 
 
 def pretrained_recipe(name_and_weights: str) -> str:

@@ -10,6 +10,8 @@ from unclip.lineage import differences
 from unclip.recipe import recipe_config
 from unclip.runs import runs_of
 
+Made = dict[str, tuple[Artifact | None, ...]]  # by stage; None of what is to be made
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -26,7 +28,7 @@ class Plan:
 
 def plan(graph: Graph, until: str | None = None) -> list[Plan]:
     """Every stage in order. A stage whose input is still to be made may yet be found: content decides."""
-    made: dict[str, tuple[Artifact, ...]] = {}
+    made: Made = {}
     return [_planned(graph, stage, made) for stage in graph.stages(until)]
 
 
@@ -59,24 +61,23 @@ def _beside(seconds: list[float]) -> float:
     return max(lanes)
 
 
-def _planned(graph: Graph, stage: Stage, made: dict[str, tuple[Artifact, ...]]) -> Plan:
+def _planned(graph: Graph, stage: Stage, made: Made) -> Plan:
     steps = list(graph.steps(stage, made))
     found = tuple(s.found for s in steps if s.found is not None)
     missing = [s for s in steps if s.found is None]
-    if not missing:
-        made[stage.name] = found
+    made[stage.name] = tuple(s.found for s in steps)
     past = _last_manifests(graph, stage)
     seconds, num_bytes = _expected(past, missing)
     key = found[0].key if len(found) == 1 and not missing else ""
     return Plan(stage.name, len(found), len(missing), _why(graph, stage, missing, made, past), seconds, num_bytes, key)
 
 
-def _why(graph: Graph, stage: Stage, missing: list[Step], made: Any, past: list[dict[str, Any]]) -> str:
+def _why(graph: Graph, stage: Stage, missing: list[Step], made: Made, past: list[dict[str, Any]]) -> str:
     if not missing:
         return ""
     step = missing[0]
     if step.recipe is None:
-        waits = [source for source in graph.inputs_of(stage).values() if source not in made]
+        waits = [source for source in graph.inputs_of(stage).values() if None in made[source]]
         return f"input {', '.join(waits[:3])}{' …' if len(waits) > 3 else ''} is to be made"
     if not past:
         return "never made in this store"

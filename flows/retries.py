@@ -116,7 +116,8 @@ def add_retries(graph: "Graph", statuses: Iterable[str], settings: dict[str, Any
     numbers = [*range(graph.num_listed), *(one.retry.shard for one in graph.retries)]
     tokens = {number: str(token(artifact)) for number, artifact in zip(numbers, artifacts, strict=True)}
     parts = {number: artifact.path / "rows.parquet" for number, artifact in zip(numbers, artifacts, strict=True)}
-    rows, shards, counts = refused_rows(parts, wanted), list[int](), Counter[str]()
+    pairs = dict(zip(numbers, pairs_of(graph), strict=True))
+    rows, shards, counts = refused_rows(parts, pairs, wanted), list[int](), Counter[str]()
     while chunk := list(islice(rows, graph.pipeline.source.only.shard_size)):  # type: ignore[union-attr]
         shards.append(write_retry(retry_folder(graph), chunk, tokens, LENIENT | settings).shard)
         counts.update(row["status"] for _, row in chunk)
@@ -143,15 +144,18 @@ def fetched(graph: "Graph") -> tuple[Artifact, ...]:
     return artifacts
 
 
+def pairs_of(graph: "Graph") -> list[Path]:
+    """What was to be fetched of every shard whose source is there."""
+    found = (step.found for step in graph.steps(graph.stages()[0], {}))
+    return [artifact.path / "pairs.parquet" for artifact in found if artifact is not None]
+
+
 def download_steps(graph: "Graph") -> list[Any]:
-    """The download's steps, of the shards whose source is there. Raises: ValueError when there is no URL list."""
+    """The download's steps. Raises: ValueError when there is no URL list."""
     if graph.pipeline.download is None:
         raise ValueError(f"{graph.name} downloads nothing: its source is not a URL list")
     source, download = graph.stages()[:2]
-    made = {"source": tuple(step.found for step in graph.steps(source, {}) if step.found is not None)}
-    if len(made["source"]) < len(graph.sources):
-        return list(graph.steps(download, {}))
-    return list(graph.steps(download, made))
+    return list(graph.steps(download, {"source": [step.found for step in graph.steps(source, {})]}))
 
 
 def final_refusals(artifacts: Iterable[Artifact]) -> Counter[str]:

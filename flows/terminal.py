@@ -111,7 +111,7 @@ class Bars:
             if stage == "download" and refused:
                 from flows.downloads import fates_table
 
-                err.print(fates_table("", refused))
+                err.print(fates_table(refused))
 
     def failed(self, stage: str, error: BaseException) -> None:
         """Close the stage's bar."""

@@ -37,8 +37,8 @@ def load_values(path: Path, name: str, overrides: tuple[str, ...] = ()) -> Value
         ValueError: no such file or pipeline, YAML that cannot be read, a cycle in `extends`, an override without `=`.
     """
     values = _extended(path, _pipelines(path), name, ())
-    for override in overrides:
-        _override(values, override)
+    for text in overrides:
+        override(values, text)
     values.tree = _interpolated(values.tree, (), values.places)
     return values
 
@@ -125,7 +125,8 @@ def _merged(base: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _override(values: Values, text: str) -> None:
+def override(values: Values, text: str) -> None:
+    """Sets one value by `a.b=c`. Raises: ValueError for what is not that."""
     path, equals, value = text.partition("=")
     if not equals or not path:
         raise ValueError(f"--set must be stage.field=value, got '{text}'")

@@ -7,20 +7,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.context import Context
-from unclip.data.filters import filter_rows
+from unclip.data.filters import KEPT_SCHEMA, filter_rows
 from unclip.data.funnel import Step, asked_again, source_steps
 from unclip.data.rows import OK
 from unclip.data.scores import read_scores
+from unclip.data.selection import write_kept
 
 
 def build(ctx: Context) -> dict[str, Any]:
     """Write `kept.parquet`, `dropped.parquet` and `funnel.json`; the funnel begins with the rows of the source."""
     scores = read_scores(artifact.path / "scores.parquet" for artifact in ctx.inputs["score"])
-    selection, kept = filter_rows(ctx.config, scores, refused_steps(ctx))
-    pq.write_table(kept, ctx.out / "kept.parquet", compression="zstd")
-    splits = kept["split"].to_pylist()
-    counts = {name: splits.count(name) for name in ("train", "validation", "test")}
-    return {"rows": selection.funnel[0].rows_in, "kept": len(kept), **counts, **selection.write(ctx.out)}
+    selection, kept = filter_rows(ctx.config, scores, refused_steps(ctx), ctx.cache)
+    counts = write_kept(ctx.out / "kept.parquet", kept, KEPT_SCHEMA)
+    return {"rows": selection.funnel[0].rows_in, **counts, **selection.write(ctx.out)}
 
 
 def refused_steps(ctx: Context) -> list[Step]:

@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
 from tasks.context import Context
+from unclip.data.candidates import Candidates
 from unclip.data.config import SelectConfig
 from unclip.data.evaluation_set import read_evaluation_set
 from unclip.data.funnel import read_funnel
-from unclip.data.select import Candidates, kept_table, select_rows
+from unclip.data.select import KEPT_SCHEMA, kept_tables, select_rows
+from unclip.data.selection import write_kept
 from unclip.data.source_plan import EVALUATION_FILES, require_same_folder
 
 
@@ -24,9 +24,5 @@ def build(ctx: Context) -> dict[str, Any]:
     selection = select_rows(config, rows, read_funnel(filtered / "funnel.json"), evaluation)
     if ctx.planned and config.evaluation:
         require_same_folder(config.evaluation, "select.evaluation", EVALUATION_FILES, ctx.planned["evaluation"])
-    kept = kept_table(rows, selection)
-    pq.write_table(kept, ctx.out / "kept.parquet", compression="zstd")
-    splits = kept["split"].to_pylist()
-    counts = {name: splits.count(name) for name in ("train", "validation", "test")}
-    near = {"near_duplicates": rows.near_duplicates} if rows.near_duplicates else {}
-    return {"rows": len(rows), "kept": len(kept), **counts, **near, **selection.write(ctx.out)}
+    counts = write_kept(ctx.out / "kept.parquet", kept_tables(rows, selection), KEPT_SCHEMA)
+    return {"rows": len(rows), **counts, **rows.figures, **selection.write(ctx.out)}

@@ -1,10 +1,13 @@
 """A URL list fetched, looked at, and its refused rows fetched again, over a real server."""
 
 import json
+import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
@@ -12,6 +15,7 @@ from flows.cli import app, load_verbs
 from flows.downloads import downloads, fates_table, summary
 from flows.execute import Execution
 from flows.graph import open_graph
+from flows.plan import plan
 from flows.retries import add_retries, fetched
 from tasks.context import Context
 from tasks.filter import refused_steps
@@ -20,6 +24,7 @@ from tests.unclip.data.data_fixtures import needs_tool
 from unclip.data.dropped import Losses
 from unclip.data.gate import TooFewSuccesses
 from unclip.data.rows import read_rows
+from unclip.data.shards import ShardReader
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["plain.jpg", "busy.jpg", "gone.jpg", "plain.png", "status-429", "wide.png"]
@@ -30,6 +35,8 @@ pytestmark = needs_tool
 class Site:
     """A server, the list of its pictures, and a store."""
 
+    more: ClassVar[list[str]] = []
+
     def __init__(self, folder, url):
         self.folder, self.url = folder, url
 
@@ -39,7 +46,7 @@ class Site:
 
     def settings(self, **download):
         download = {"allow_private": True, "retries": 0, "min_success_fraction": 0.1, "num_processes": 1} | download
-        source = f"source={{urls: {{path: '{self.folder / 'list.csv'}', shard_size: 3}}}}"
+        source = f"source={{urls: {{path: '{self.folder / 'list.csv'}', shard_size: 3, more_columns: {self.more}}}}}"
         return source, f"download={download}"
 
     def graph(self, **download):
@@ -87,6 +94,59 @@ def test_refused_rows_come_back_as_a_further_shard_with_their_sample_ids(site):
     changed = site.graph()
     assert [shard.origins for shard in changed.retries] == [(0,)] and downloads(changed).void_retries == 1
     assert len(changed.sources) == 3 and changed.sources[0] == again.sources[0]
+
+
+def test_a_retry_adds_a_shard_to_the_plan_and_takes_none_away(site):
+    graph, _ = site.run()
+    assert all(one.num_missing == 0 for one in plan(graph, "download"))
+    add_retries(graph, ["http_5xx"], {})
+    plans = plan(site.graph(), "score")
+    assert [(one.stage, one.num_found, one.num_missing) for one in plans[:2]] == [("source", 2, 1), ("download", 2, 1)]
+    assert plans[1].why == "input source is to be made" and (plans[2].num_missing, plans[3:]) == (3, [])
+    found = downloads(site.graph())
+    assert (found.num_fetched, found.num_shards, found.rows) == (2, 3, 6)
+    assert summary("x", found).endswith("\nthe rest is fetched by: unclip run x --until download")  # a retry is refused
+
+
+def test_the_retry_that_is_advised_works_as_it_stands(site):
+    site.write(["plain.jpg", "gone.jpg", "status-429"])
+    site.run(timeout_s=3)
+    settings = [f"--set={one}" for one in site.settings(timeout_s=3)]
+    where = ["--file", str(ROOT / "shrunken.yaml"), "--store", str(site.folder / "store")]
+    load_verbs()
+    said = CliRunner().invoke(app, ["downloads", "shrunken", *settings, *where]).stdout
+    advised = shlex.split(said.rpartition("may pass: unclip ")[2])
+    assert advised[:2] == ["retry", "shrunken"] and advised[-2:] == ["--status", "http_429"]
+    assert json.loads(CliRunner().invoke(app, [*advised, "--json"]).stdout)["rows"] == {"http_429": 1}
+
+
+def test_a_row_that_was_asked_again_has_its_further_columns(site):
+    site.more = ["punsafe"]
+    (site.folder / "list.csv").write_text(
+        f"url,caption,punsafe\n{site.url}/gone.jpg,a,0.1\n{site.url}/busy.jpg,b,0.7\n"
+    )
+    graph, _ = site.run(min_success_fraction=0)
+    add_retries(graph, ["http_5xx"], {})
+    again, _ = site.run(min_success_fraction=0)
+    shard = ShardReader(fetched(again)[1].path / "shard.tar")
+    assert [(shard.caption(0), shard.meta(0)["punsafe"]), len(shard)] == [("b", "0.7"), 1]
+
+
+def test_a_list_s_own_scores_select_its_rows(site):
+    site.more = ["punsafe"]
+    rows = [("plain.jpg", "0.1"), ("plain.png", "0.9"), ("wide.png", "")]
+    lines = "".join(f"{site.url}/{name},a picture,{score}\n" for name, score in rows)
+    (site.folder / "list.csv").write_text(f"url,caption,punsafe\n{lines}")
+    settings = (*site.settings(), "filter={max_unsafe: 0.5, max_aspect: null, min_std: 0, min_side_px: 1}")
+    graph = open_graph(ROOT / "shrunken.yaml", "shrunken", site.folder / "store", settings)
+    execution = Execution(graph, [])
+    for stage in graph.stages("filter"):
+        execution.build(stage)
+    dropped = pq.read_table(execution.made["filter"][0].path / "dropped.parquet").to_pylist()
+    assert [(row["key"][-1], row["reason"], row["detail"]) for row in dropped] == [
+        ("1", "unsafe", "0.900"),
+        ("2", "unsafe", "no score"),
+    ]
 
 
 def test_a_row_that_was_asked_again_is_lost_once_or_not_at_all(site):
@@ -151,7 +211,17 @@ def test_a_hopeless_run_stops_at_its_first_shard_and_says_what_came_of_it(site):
         site.run(min_success_fraction=0.5)
     found = downloads(site.graph(min_success_fraction=0.5))
     assert (found.num_fetched, found.num_shards) == (0, 3) and web.Handler.asked["/plain.jpg"] == 0
-    assert found.failed["http_404"] == 1 and "the next shard failed, too few rows came" in summary("x", found)
+    said = summary("x", found, " --set a=b")
+    assert found.failed["http_404"] == 1 and "the next shard failed, too few rows came" in said
+    assert said.endswith(
+        "lower download.min_success_fraction; the rest is fetched by: unclip run x --set a=b --until download"
+    )
+
+
+def test_a_single_bad_row_in_the_last_shard_fails_no_run(site):
+    site.write(["plain.jpg", "plain.png", "wide.png", "gone.jpg"])
+    found = downloads(site.run(min_success_fraction=0.9)[0])
+    assert (found.num_fetched, found.ok, found.refused) == (2, 3, {"http_404": 1})
 
 
 def test_the_verbs_answer_in_json(shared, tmp_path):
@@ -168,6 +238,6 @@ def test_the_verbs_answer_in_json(shared, tmp_path):
 
 
 def test_every_refusal_is_a_line_of_advice():
-    lines = fates_table("", {"dns": 3, "http_429": 1200})
+    lines = fates_table({"dns": 3, "http_429": 1200})
     assert [next(iter(column.cells)) for column in lines.columns[:2]] == ["http_429", "1,200"]
     assert "lower num_threads" in next(iter(lines.columns[2].cells))

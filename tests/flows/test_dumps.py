@@ -8,7 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.unclip.data.data_fixtures import needs_tool
 from tests.unclip.data.dump_fixtures import put, rewrite
+from tests.unclip.data.web_server import serving
 
 INDEX = "flat (360 rows, from 0 and below 100000), recall@1 1.000, @10 1.000"
 
@@ -71,6 +73,18 @@ def test_parts_of_other_libraries_are_named_by_every_verb(shared, dump, tmp_path
     assert re.search(r"^made with different versions: torch \S+ in part 0, 1.0 in part 1: ", done.stdout, re.MULTILINE)
     for verb in (("verify", copy, "--sample", 0), ("inspect", copy)):
         assert "1.0 in part 1" in shared(*verb).stdout
+
+
+@needs_tool
+def test_a_list_is_read_and_fetched_as_it_is_said(shared, dump, tmp_path):
+    with serving() as server:
+        (tmp_path / "list.csv").write_text(f"link,caption\n{server}/plain.jpg,a\n{server}/busy.jpg,b\n")
+        where = (tmp_path / "list.csv", "--out", tmp_path / "dump", "--clip", "shrunken", "--allow-private")
+        sets = ("--set", "urls.url_column=link", "--set", "download.retries=0", "--json")
+        first, again, later = (shared("embed", *where, *sets, *more) for more in ((), ("--retry",), ()))
+    assert first.returncode == 0 and json.loads(first.stdout)["refused"] == {"http_503": 1}, first.stderr
+    found = [json.loads(done.stdout) for done in (again, later)]
+    assert [(one["rows"], one["refused"], one["embedded_shards"]) for one in found] == [(2, {}, 1), (2, {}, 0)]
 
 
 def test_a_damaged_dump_is_exit_code_one_and_a_line_a_problem(shared, dump, tmp_path):

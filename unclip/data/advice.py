@@ -10,7 +10,7 @@ class Advice(NamedTuple):
     advice: str
 
 
-LATER = "unclip retry, later"
+LATER = "ask again later"
 DROP = "drop the rows from the list"
 ADVICE = {
     "malformed": Advice("no URL, or no caption", "mend the list; each row's detail says what is wrong"),
@@ -18,19 +18,21 @@ ADVICE = {
     "blocked_domain": Advice("its domain is opted out", "nothing to do: source.urls.blocked_domains"),
     "blocked_url": Advice("it is opted out", "nothing to do: source.urls.blocked_urls"),
     "scheme": Advice("neither http nor https", "mend the list, or add it to download.schemes"),
-    "private_address": Advice("no address of the internet", "download.allow_private, if the host is yours"),
-    "too_large": Advice("over download.max_bytes", "raise it, or leave the rows"),
+    "private_address": Advice("no address of the internet", "if the host is yours, ask again with allow_private"),
+    "too_large": Advice("over download.max_bytes", "ask again with a larger max_bytes, or leave the rows"),
     "truncated": Advice("the body ended too early", "cut on the host, or the host is overloaded: " + LATER),
     "protocol": Advice("the answer is not HTTP", DROP),
-    "unfinished": Advice("the shard's time was up first", "raise download.deadline_s or num_threads; unclip retry"),
-    "timeout": Advice("no whole answer in time", "raise download.timeout_s, or lower num_threads; unclip retry"),
+    "unfinished": Advice("the shard's time was up first", "ask again with a larger deadline_s or num_threads"),
+    "timeout": Advice("no whole answer in time", "ask again with a larger timeout_s, or fewer num_threads"),
     "robots": Advice("opted out by X-Robots-Tag", "nothing to do: download.disallowed_directives"),
-    "dns": Advice("its name has no address", "few: hosts that are gone; many: mend the resolver, then unclip retry"),
+    "dns": Advice("its name has no address", "few: hosts that are gone; many: mend the resolver, then ask again"),
     "tls": Advice("the host proves not who it is", DROP),
     "redirects": Advice("redirected in a circle, or nowhere", DROP),
     "connection": Advice("refused, reset or unreachable", "if this machine's network is well: " + LATER),
     "http_401": Advice("a password is asked", DROP),
-    "http_403": Advice("the host forbids it", "it may block programs or this address: retry slowly, from elsewhere"),
+    "http_403": Advice(
+        "the host forbids it", "it may block programs or this address: ask again slowly, from elsewhere"
+    ),
     "http_404": Advice("it is gone", DROP),
     "http_408": Advice("the host waited too long", LATER),
     "http_410": Advice("it is gone for good", DROP),
@@ -42,7 +44,9 @@ ADVICE = {
     "http": Advice("a code that HTTP does not know", DROP),
     "failed": Advice("anything else", "see the details in rows.parquet"),
     "not_an_image": Advice("no picture, often a page in its place", DROP),
-    "too_many_pixels": Advice("over download.max_pixels", "raise it if you have the memory, or leave the rows"),
+    "too_many_pixels": Advice(
+        "over download.max_pixels", "ask again with more if you have the memory, or leave the rows"
+    ),
     "unsupported": Advice("a picture without a known scale", "convert it by hand, or leave the rows"),
 }
 

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+from unclip.data.more_columns import require_more
 from unclip.recipe import neutral
 
 
@@ -54,6 +55,7 @@ class FolderConfig:
     captions: str  # path of the CSV
     file_column: str = "file"  # paths relative to `folder`
     caption_column: str = "caption"
+    more_columns: tuple[str, ...] = ()  # their values go into the samples' JSON
     shard_size: int = 2_000  # rows
 
     def __post_init__(self) -> None:
@@ -65,6 +67,7 @@ class FolderConfig:
             "another column than the caption's",
             self.file_column,
         )
+        require_more(self.more_columns, self.file_column, self.caption_column)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +88,7 @@ class UrlsConfig:
     path: str
     url_column: str = "url"
     caption_column: str = "caption"
+    more_columns: tuple[str, ...] = ()  # such as punsafe: their values go into the samples' JSON
     shard_size: int = 2_000  # rows of the list, refused ones counted
     blocked_domains: str | None = None  # a text file, one domain a line: nothing of it or below it is fetched
     blocked_urls: str | None = None  # a text file, one URL a line
@@ -101,6 +105,7 @@ class UrlsConfig:
             "another column than the caption's",
             self.url_column,
         )
+        require_more(self.more_columns, self.url_column, self.caption_column)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,13 +130,14 @@ class DownloadConfig:
     retries: int = 1  # further passes over rows that failed for a passing reason (time-out, connection, 429, 5xx)
     schemes: tuple[str, ...] = ("http", "https")
     allow_private: bool = False  # addresses of loopback, private and other networks that are not the internet's
+    blocked_domains: str | None = neutral(None)  # where no redirect may lead: source.urls.blocked_domains
     user_agent_token: str | None = None  # the name by which hosts know you; X-Robots-Tag may speak to it alone
     disallowed_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")  # of X-Robots-Tag
     max_bytes: int = 20_000_000  # of a file
     max_pixels: int = 64_000_000
     max_side_px: int = 512  # larger pictures are reduced to this on their longer side
     background: tuple[int, int, int] = (255, 255, 255)  # behind transparency
-    min_success_fraction: float = neutral(0.5)  # of a shard, without duplicates; once out of reach the stage fails
+    min_success_fraction: float = neutral(0.5)  # of a shard, repeats left out (docs/download.md)
 
     def __post_init__(self) -> None:
         """Raises: ValueError naming the field."""

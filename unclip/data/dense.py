@@ -114,9 +114,11 @@ def gather(parts: Sequence[Path], kept: Path, split: str, out: Path, info: Table
     zi = open_memmap(out / "zi.npy", mode="w+", dtype=np.float32, shape=(size, info.dimension))
     zt = open_memmap(out / "zt.npy", mode="w+", dtype=np.float32, shape=(size, info.dimension))
     tokens = open_memmap(out / "tokens.npy", mode="w+", dtype=np.int32, shape=(size, info.context))
-    for number, path in enumerate(parts):
-        places = np.flatnonzero(shard == number)
-        if len(places) == 0:
+    by_part = np.argsort(shard, kind="stable")
+    edges = np.searchsorted(shard[by_part], np.arange(len(parts) + 1)).tolist()
+    for path, (start, stop) in zip(parts, pairwise(edges), strict=True):
+        places = by_part[start:stop]
+        if start == stop:
             continue
         part, rows = read_part(path), row[places]
         for place, r in zip(places, rows, strict=True):

@@ -19,6 +19,7 @@ from unclip.data.fates import may_pass, status_of
 from unclip.data.fetch import Answer, fetch, require_distributor
 from unclip.data.fetcher import is_private_host
 from unclip.data.gate import Gate, TooFewSuccesses
+from unclip.data.more_columns import read_more
 from unclip.data.originals import Refused, take_picture
 from unclip.data.rows import Row, refusals, write_rows
 from unclip.data.shards import Sample, row_of, sample_key, write_in_order
@@ -57,7 +58,7 @@ def _download(pairs: Path, shard: int, config: DownloadConfig, out: Path, progre
     start = time.monotonic()
     refused = {row: fate for row, pair in enumerate(table) if (fate := refuse(pair, config))}
     targets = [pair for row, pair in enumerate(table) if row not in refused]
-    gate = Gate(config, len(table), (status for status, _ in refused.values()))
+    gate = Gate(config, len(table), (status for status, _ in refused.values()), shard)
     answers = fetch_in_passes(targets, config, out / WORK / "staging", gate, progress)
     fetch_s = time.monotonic() - start
     rows: list[Row] = []
@@ -147,6 +148,7 @@ def read_rows_of(
             extension=picture.extension,
             caption=pair["caption"],
             sample_id=pair["sample_id"],
+            meta=read_more(pair.get("more")),
         )
         return row_of(sample, picture.width, picture.height, pair["url"]), sample
 

@@ -45,11 +45,9 @@ def one_query(text: str | None, image: Path | None, k: int) -> str | Path:
 def search_table(table: Searchable, encoder: Encoder, query: str | Path, k: int) -> list[dict[str, Any]]:
     """The k rows nearest to a text or the picture in a file: key, caption, file or address, shard, row, cosine."""
     keys, ids, cosines = search(table.index, embed_query(encoder, query), k)
-    hits = [
-        keys.slice(int(i), 1).to_pylist()[0] | {"cosine": round(float(cosine), 6)}
-        for i, cosine in zip(ids[0], cosines[0], strict=True)
-        if i >= 0
-    ]
+    found = ids[0] >= 0
+    near = np.round(cosines[0][found].astype(np.float64), 6).tolist()
+    hits = [row | {"cosine": cosine} for row, cosine in zip(keys.rows(ids[0][found]), near, strict=True)]
     return [hit | {"url": url} for hit, url in zip(hits, urls_of(table, hits), strict=True)]
 
 

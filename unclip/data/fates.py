@@ -8,6 +8,7 @@ from unclip.data import fetcher
 PATTERNS = (  # first match wins
     (rf"^{fetcher.PRIVATE}", "private_address"),
     (rf"^{fetcher.SCHEME}", "scheme"),
+    (rf"^{fetcher.BLOCKED}", "blocked_domain"),
     (rf"^{fetcher.TOO_LARGE}", "too_large"),
     (rf"^{fetcher.TRUNCATED}|IncompleteRead", "truncated"),
     (rf"^{fetcher.PROTOCOL}", "protocol"),

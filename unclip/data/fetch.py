@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from unclip.data import fetcher
 from unclip.data.config import DownloadConfig
+from unclip.data.opt_outs import blocked_domains
 from unclip.launch import Command, run
 
 TOOL_VARIABLE = "UNCLIP_IMG2DATASET"  # the Python of another tool environment
@@ -101,7 +102,7 @@ def fetch(
     command = Command(
         argv=(str(tool_python()), "-I", fetcher.__file__, str(settings)),
         log=folder / "log",
-        env=environment(config, marks),
+        env=environment(config, marks, write_blocked(config, folder)),
     )
     try:
         run(command, poll=Watch(marks, config.stall_s, end, watch))
@@ -113,10 +114,20 @@ def fetch(
     return {identity: answers.get(identity, Answer(error=missing)) for _, identity in targets}
 
 
-def environment(config: DownloadConfig, marks: Path) -> dict[str, str]:
+def write_blocked(config: DownloadConfig, folder: Path) -> Path | None:
+    """Where it stands for img2dataset's processes which domains no redirect may lead to, if there are any."""
+    if config.blocked_domains is None:
+        return None
+    path = folder / "blocked"
+    path.write_text("\n".join(blocked_domains(config.blocked_domains)))
+    return path
+
+
+def environment(config: DownloadConfig, marks: Path, blocked: Path | None = None) -> dict[str, str]:
     """What img2dataset's processes are told beside their arguments."""
     limits = {name: getattr(config, name) for name in ("schemes", "allow_private", "timeout_s", "max_bytes")}
-    told = {fetcher.LIMITS: json.dumps({**limits, "marks": str(marks)}), "NO_ALBUMENTATIONS_UPDATE": "1"}
+    files = {"marks": str(marks), "blocked": blocked and str(blocked)}
+    told = {fetcher.LIMITS: json.dumps(limits | files), "NO_ALBUMENTATIONS_UPDATE": "1"}
     python = str(tool_python())
     return told | {"RAY_USAGE_STATS_ENABLED": "0", "PYSPARK_PYTHON": python, "PYSPARK_DRIVER_PYTHON": python}
 

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from unclip.data.asked_again import ask_again
 from unclip.data.config import DownloadConfig, UrlsConfig
 from unclip.data.digests import known_digest
 from unclip.data.download import download
-from unclip.data.dump_records import record_or_none, write_record
+from unclip.data.dump_records import read_record, record_or_none, write_record
 from unclip.data.listings import Listing, read_members
+from unclip.data.opt_outs import blocking
 from unclip.data.rows import read_rows
 from unclip.data.shards import image_member, sample_key, tar_groups
 from unclip.data.sources import Found
@@ -32,33 +34,67 @@ class FetchedConfig:
     folder: Path
 
 
-def fetch_list(config: UrlsConfig, how: DownloadConfig, folder: Path, progress: Callable[..., None]) -> FetchedConfig:
+def fetch_list(
+    config: UrlsConfig, how: DownloadConfig, folder: Path, progress: Callable[..., None], again: bool = False
+) -> FetchedConfig:
     """Fetch what is not there of a URL list, shard by shard; a killed run goes on from what it fetched.
 
     A shard that was fetched with other settings is fetched again, and takes the old one's place when it is whole.
+    again: of a shard that is there, with whatever settings, ask for the rows that may pass with time; the rest stays.
 
     Raises: ValueError for a bad list, a folder with another list's pictures, or when too few rows of a shard come.
     """
     refuse_other_list(config, folder)
-    recipes = pair_recipes(config)
+    recipes, how = pair_recipes(config), blocking(how, config)
     for shard, pairs in enumerate(recipes):
         recipe = pairs | {"download": digest_of(recipe_config(how))}
         place = shard_folder(folder, shard)
-        if not is_fetched(place, recipe):
-            aside = place.with_name(f".{place.name}")
-            if not is_fetched(aside, recipe, ASKED):  # left by a run that asked for others, or otherwise
-                shutil.rmtree(aside, ignore_errors=True)
-            write_record(aside / ASKED, {"recipe": recipe})
-            write_pairs(config, shard, aside / "pairs.parquet")
-            counts = download(aside / "pairs.parquet", shard, how, aside, lambda *a, **k: None)
-            shutil.rmtree(aside / WORK, ignore_errors=True)
-            kept = {name: counts[name] for name in ("rows", "kept", "refused")}
-            write_record(aside / RECORD, {"recipe": recipe, "list": str(Path(config.path).resolve()), **kept})
-            (aside / ASKED).unlink()
-            shutil.rmtree(place, ignore_errors=True)
-            os.replace(aside, place)
+        if not place.exists() and is_fetched(aside_of(place), pairs):  # killed while it was put there
+            os.replace(aside_of(place), place)
+        if again and is_fetched(place, pairs):
+            fetch_again(place, shard, how)
+        elif not is_fetched(place, recipe):
+            fetch_shard(config, shard, how, recipe, place)
         progress(shard + 1, len(recipes))
     return FetchedConfig(urls=config, folder=folder)
+
+
+def fetch_shard(config: UrlsConfig, shard: int, how: DownloadConfig, recipe: dict[str, Any], place: Path) -> None:
+    """Fetch a shard of a list, aside and then into its place."""
+    aside = aside_of(place)
+    if not is_fetched(aside, recipe, ASKED):  # left by a run that asked for others, or otherwise
+        shutil.rmtree(aside, ignore_errors=True)
+    write_record(aside / ASKED, {"recipe": recipe})
+    write_pairs(config, shard, aside / "pairs.parquet")
+    counts = download(aside / "pairs.parquet", shard, how, aside, lambda *a, **k: None)
+    publish(aside, place, {"recipe": recipe, "list": str(Path(config.path).resolve())}, counts)
+
+
+def fetch_again(place: Path, shard: int, how: DownloadConfig) -> None:
+    """Ask again for the rows of a fetched shard that may pass; what it is known by stays."""
+    counts = ask_again(place, aside_of(place), shard, how)
+    if counts is None:
+        shutil.rmtree(aside_of(place), ignore_errors=True)
+    else:
+        publish(aside_of(place), place, read_record(place / RECORD, "recipe", "list"), counts)
+
+
+def publish(aside: Path, place: Path, said: dict[str, Any], counts: dict[str, Any]) -> None:
+    """Put a whole shard into its place; killed anywhere in here, the old one or the new one is found."""
+    shutil.rmtree(aside / WORK, ignore_errors=True)
+    write_record(aside / RECORD, said | {name: counts[name] for name in ("rows", "kept", "refused")})
+    (aside / ASKED).unlink(missing_ok=True)
+    old = place.with_name(f".{place.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if place.exists():
+        os.replace(place, old)
+    os.replace(aside, place)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def aside_of(place: Path) -> Path:
+    """Where a shard is until it is whole."""
+    return place.with_name(f".{place.name}")
 
 
 def refuse_other_list(config: UrlsConfig, folder: Path) -> None:
@@ -76,9 +112,9 @@ def shard_folder(folder: Path, shard: int) -> Path:
 
 
 def is_fetched(place: Path, recipe: dict[str, Any], name: str = RECORD) -> bool:
-    """Whether a folder holds what was fetched of these very pairs with these settings."""
+    """Whether a folder holds what was fetched of these very pairs, and with these settings where the recipe says so."""
     said = record_or_none(place / name, "recipe")
-    return said is not None and bool(said["recipe"] == recipe)
+    return said is not None and bool(recipe.items() <= said["recipe"].items())
 
 
 def fetched_recipes(config: FetchedConfig) -> list[dict[str, Any]]:

@@ -25,11 +25,14 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-LIMITS = "UNCLIP_FETCH_LIMITS"  # environment variable: schemes, allow_private, timeout_s, max_bytes, marks (a file)
+LIMITS = (
+    "UNCLIP_FETCH_LIMITS"  # environment variable: schemes, allow_private, timeout_s, max_bytes; marks, blocked: files
+)
 PRIVATE = "private address"  # how the messages below begin
 SCHEME = "scheme not allowed"
+BLOCKED = "blocked domain"
 TOO_LARGE = "too large"
 TIMEOUT = "timed out"
 TRUNCATED = "truncated"
@@ -60,18 +63,21 @@ class Response:
 
 
 class Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to allowed schemes only, and to no host whose spelling says that it is private."""
+    """Follows redirects to allowed schemes only, and to no host that is blocked, or private by its spelling."""
 
-    def __init__(self, schemes: list[str], allow_private: bool) -> None:
-        self.schemes, self.allow_private = schemes, allow_private
+    def __init__(self, schemes: list[str], allow_private: bool, blocked: frozenset[str]) -> None:
+        self.schemes, self.allow_private, self.blocked = schemes, allow_private, blocked
 
     def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
         """The request that the answer asks for. Raises: Refused for one that is not allowed."""
         parts = urlsplit(newurl)
         if parts.scheme not in self.schemes:
             raise Refused(f"{SCHEME}: redirected to {newurl[:80]}")
-        if not self.allow_private and is_private_host(parts.hostname or ""):  # a proxy would ask for us
+        host = unquote(parts.hostname or "")  # as urllib will
+        if not self.allow_private and is_private_host(host):  # a proxy would ask for us
             raise Refused(f"{PRIVATE}: redirected to {newurl[:80]}")
+        if self.blocked and is_below(host, self.blocked):
+            raise Refused(f"{BLOCKED}: redirected to {newurl[:80]}")
         fp.close()  # urllib would read this body, which may have no end
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -79,9 +85,18 @@ class Redirects(urllib.request.HTTPRedirectHandler):
 class Fetcher:
     """`urlopen` within limits, and the two functions of `socket` that it needs to hold them."""
 
-    def __init__(self, schemes: list[str], allow_private: bool, timeout_s: float, max_bytes: int, marks: str) -> None:
+    def __init__(
+        self,
+        schemes: list[str],
+        allow_private: bool,
+        timeout_s: float,
+        max_bytes: int,
+        marks: str,
+        blocked: str | None = None,
+    ) -> None:
         self.allow_private, self.timeout_s, self.max_bytes, self.marks = allow_private, timeout_s, max_bytes, marks
-        self.opener = urllib.request.build_opener(Redirects(schemes, allow_private))
+        domains = frozenset(Path(blocked).read_text().split()) if blocked else frozenset()
+        self.opener = urllib.request.build_opener(Redirects(schemes, allow_private, domains))
         self.proxies = {urlsplit(url).hostname for url in urllib.request.getproxies().values()}
         self.resolve, self.connect = socket.getaddrinfo, socket.create_connection
         self.request = threading.local()
@@ -182,6 +197,14 @@ def is_private_host(host: str) -> bool:
         return not is_public(address)
     except ValueError:
         return False
+
+
+def is_below(host: str, domains: frozenset[str]) -> bool:
+    """Whether a host is one of these domains, or lies below one."""
+    with contextlib.suppress(UnicodeError):  # a host that cannot be asked
+        host = host.encode("idna").decode()
+    labels = host.rstrip(".").lower().split(".")
+    return any(".".join(labels[first:]) in domains for first in range(len(labels)))
 
 
 def is_public(address: str) -> bool:

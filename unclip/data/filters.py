@@ -1,13 +1,15 @@
 """The policy over the score columns of pixels and captions: which rows are kept, and why not the others.
 
-It reads scores only, so thresholds change without decoding anything again. A shard is judged at a time; of each row
-about 80 bytes stay, for duplicates are looked for among all of them. Of rows that are alike the first counts where the
-policy names no other: there the order of the shards decides, and nowhere else.
+It reads scores only, so thresholds change without decoding anything again. A shard is judged at a time. Duplicates are
+looked for among all rows, through files for a while: in memory are the rows that have some, and of the others a few
+bytes each. Of rows that are alike the first counts where the policy names no other: there the order of the shards
+decides, and nowhere else.
 """
 
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +17,19 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from unclip.data.config import UNKNOWN, FilterConfig
-from unclip.data.dedup import TEST, Indices, assign_splits, keeper, number_of, place_of, same_group, same_picture
+from unclip.data.dedup import TEST, assign_splits, keeper, number_of, place_of, same_group, same_picture
 from unclip.data.dense import SPLITS
 from unclip.data.funnel import Step
+from unclip.data.groups import Groups, Indices, equal_rows
 from unclip.data.rows import OK
-from unclip.data.selection import Mask, Selection
+from unclip.data.scores import SCORES_SCHEMA
+from unclip.data.scratch import Column, Texts, blocks
+from unclip.data.selection import Record, Selection, added
 
 Doubles = NDArray[np.float64]
+KEPT_SCHEMA = pa.schema(
+    {"key": pa.string(), "shard": pa.int32(), "split": pa.string(), "num_pixels": pa.int64(), "sharpness": pa.float32()}
+)
 
 
 @dataclass(frozen=True)
@@ -59,18 +67,31 @@ class Facts:
             sharpness=table["sharpness"].to_numpy(),
         )
 
-    @classmethod
-    def joined(cls, parts: list["Facts"]) -> "Facts":
-        """The facts of all shards, in their order."""
-        return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in cls.__dataclass_fields__))
-
-    def rank(self, keep: str) -> Doubles:
-        """Of each row, how much it deserves to be the one of its duplicates that is kept; equal for "first".
+    def rank(self, keep: str, rows: Indices) -> Doubles:
+        """Of some rows, how much each deserves to be the one of its duplicates that is kept; equal for "first".
 
         The sharpest has the most edges in all: a thumbnail has more a pixel than the picture that it was made of.
         """
-        wide = self.num_pixels.astype(np.float64)
-        return wide if keep == "largest" else wide * self.sharpness if keep == "sharpest" else np.zeros(len(wide))
+        wide = self.num_pixels[rows].astype(np.float64)
+        return wide if keep == "largest" else wide * self.sharpness[rows] if keep == "sharpest" else np.zeros(len(rows))
+
+
+class FactColumns:
+    """The facts of all rows on their way to disk."""
+
+    def __init__(self, work: Path | None) -> None:
+        empty = vars(Facts.of(SCORES_SCHEMA.empty_table()))
+        widths = {name: None if array.ndim == 1 else array.shape[1] for name, array in empty.items()}
+        self._columns = {name: Column(array.dtype, work, width=widths[name]) for name, array in empty.items()}
+
+    def append(self, facts: Facts) -> None:
+        """Add the facts of a shard."""
+        for name, column in self._columns.items():
+            column.append(getattr(facts, name))
+
+    def facts(self) -> Facts:
+        """All of them, mapped."""
+        return Facts(**{name: column.array() for name, column in self._columns.items()})
 
 
 def apply_policy(config: FilterConfig, scores: pa.Table, selection: Selection) -> None:
@@ -115,71 +136,86 @@ def drop_above(name: str, most: float, score: Doubles, selection: Selection) -> 
     selection.drop(name, ~(score <= most), lambda i: "no score" if np.isnan(score[i]) else f"{score[i]:.3f}")
 
 
-def judge(config: FilterConfig, tables: Iterable[pa.Table], before: Iterable[Step]) -> tuple[Selection, Facts]:
+def judge(
+    config: FilterConfig, tables: Iterable[pa.Table], before: Iterable[Step], work: Path | None
+) -> tuple[Selection, Facts]:
     """The rows of all shards after what the policy says of each by itself, and what is known of them for good.
 
-    tables: the scores of each shard; before: the funnel that led to them.
+    tables: the scores of each shard; before: the funnel that led to them; work: a folder for a while.
 
     Raises: ValueError when the policy asks for a score that no row has.
     """
-    selections, facts, known = [], [], {name: 0 for name, _ in given_limits(config)}
+    keys, shards, facts, record = Texts(work), Column(np.int32, work), FactColumns(work), Record(work)
+    kept, funnels, known = [np.ones(0, bool)], [], {name: 0 for name, _ in given_limits(config)}
     for number, table in enumerate(tables):
-        selection = Selection.of("filter", table["key"].combine_chunks(), np.full(len(table), number, np.int32))
-        apply_policy(config, table, selection)
-        selections.append(selection)
+        shard, still_in = np.full(len(table), number, np.int32), np.ones(len(table), bool)
+        part = Selection("filter", table["key"].combine_chunks(), shard, still_in, record, first_row=len(keys))
+        apply_policy(config, table, part)
+        keys.append(part.keys)
+        shards.append(shard)
         facts.append(Facts.of(table))
+        kept.append(still_in)
+        funnels.append(part.funnel)
         known = {name: count + len(table) - table[name].null_count for name, count in known.items()}
     for name in (name for name, count in known.items() if not count):
         raise ValueError(
             f"filter.max_{name} needs the score '{name}', which no row of the source has: leave it out, or say with "
-            f"score.{name}_field which field of a sample's JSON holds it"
+            f"score.{name}_field which field of a sample's JSON holds it; a list's more_columns become such fields"
         )
-    return Selection.joined(selections, before), Facts.joined(facts)
+    steps = [*before, *added(funnels)]
+    return Selection("filter", keys.array(), shards.array(), np.concatenate(kept), record, steps), facts.facts()
 
 
 def filter_rows(
-    config: FilterConfig, tables: Iterable[pa.Table], before: Iterable[Step] = ()
-) -> tuple[Selection, pa.Table]:
-    """What the whole policy keeps: key, shard, split, and what a later choice among duplicates goes by.
+    config: FilterConfig, tables: Iterable[pa.Table], before: Iterable[Step] = (), work: Path | None = None
+) -> tuple[Selection, Iterator[pa.Table]]:
+    """What the whole policy keeps, as tables of KEPT_SCHEMA: with what a later choice among duplicates goes by.
 
-    In the order of the scores. Raises: ValueError when nothing is left; as `judge`.
+    In the order of the scores. work: a folder for a while. Raises: ValueError when nothing is left; as `judge`.
     """
-    selection, facts = judge(config, tables, before)
-    pictures = same_picture(facts.digest, facts.hash, config.max_hamming)
+    selection, facts = judge(config, tables, before, work)
+    pictures = same_picture(facts.digest, facts.hash, config.max_hamming, work)
     if config.drop_duplicates:
-        drop_duplicates(pictures, facts.rank(config.keep), facts.named == TEST, selection)
+        drop_duplicates(pictures, facts, config, selection)
     if config.max_per_caption is not None:
         cap_captions(config.max_per_caption, facts.caption, selection)
     if not selection.kept.any():
         steps = ", ".join(f"{reason} {count}" for reason, count in selection.refused().items())
         raise ValueError(f"the filter keeps no row; dropped: {steps or 'nothing, there are no rows'}")
-    splits = assign_splits(config, same_group(pictures, facts.group), facts.place, facts.named)
-    rows = np.flatnonzero(selection.kept)
-    columns = {
-        "key": selection.keys.take(pa.array(rows)),
-        "shard": pa.array(selection.shard[rows], pa.int32()),
-        "split": pa.array(SPLITS).take(pa.array(splits[rows])),
-        "num_pixels": pa.array(facts.num_pixels[rows]),
-        "sharpness": pa.array(facts.sharpness[rows]),
-    }
-    return selection, pa.table(columns)
+    splits = assign_splits(config, same_group(pictures, facts.group, work), facts.place, facts.named)
+    return selection, kept_tables(selection, facts, splits)
 
 
-def drop_duplicates(pictures: Indices, rank: Doubles, named_test: Mask, selection: Selection) -> None:
-    """Of the rows still in that show one picture, drop all but one."""
-    rows = np.flatnonzero(selection.kept)
-    best = np.arange(len(pictures))
-    best[rows] = rows[keeper(pictures[rows], rank[rows], named_test[rows])]
-    others = best != np.arange(len(pictures))
-    selection.drop("duplicate", others, lambda i: f"of {selection.key(best[i])}", lambda i: selection.key(best[i]))
+def kept_tables(selection: Selection, facts: Facts, splits: NDArray[np.int8]) -> Iterator[pa.Table]:
+    """The rows that are still in, in tables of KEPT_SCHEMA."""
+    for block in blocks(len(splits)):
+        rows = block.start + np.flatnonzero(selection.kept[block])
+        columns = {
+            "key": selection.keys.take(pa.array(rows)),
+            "shard": pa.array(selection.shard[rows]),
+            "split": pa.array(SPLITS).take(pa.array(splits[rows])),
+            "num_pixels": pa.array(facts.num_pixels[rows]),
+            "sharpness": pa.array(facts.sharpness[rows]),
+        }
+        yield pa.table(columns).cast(KEPT_SCHEMA)
+
+
+def drop_duplicates(pictures: Groups, facts: Facts, config: FilterConfig, selection: Selection) -> None:
+    """Of the rows still in that show one picture, drop all but one: those with its pixels, then those like it."""
+    alike = pictures.among(selection.kept)
+    best = keeper(alike, facts.rank(config.keep, alike.rows), facts.named[alike.rows] == TEST)
+    equal = (facts.digest[alike.rows] == facts.digest[best]).all(axis=1)
+    selection.drop_others("duplicate", alike, np.where(equal, best, alike.rows))
+    if config.max_hamming is not None:
+        selection.drop_others("similar", alike, best)
 
 
 def cap_captions(most: int, captions: NDArray[np.uint64], selection: Selection) -> None:
     """Of the rows still in with the same caption, drop all but the first `most`."""
-    rows = np.flatnonzero(selection.kept)
-    order = np.argsort(captions[rows], kind="stable")
-    begins = np.concatenate([[True], np.diff(captions[rows][order]) != 0])[: len(rows)]
-    place = np.arange(len(rows)) - np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0))
     bad = np.zeros(len(captions), bool)
-    bad[rows[order[place >= most]]] = True
+    for pairs in equal_rows(captions, selection.kept, selection.record.work):
+        order = np.argsort(pairs[:, 0], kind="stable")  # rows ascend in a bucket: so they do in a group
+        begins = np.flatnonzero(np.diff(pairs[order, 0], prepend=-1))
+        place = np.arange(len(order)) - np.repeat(begins, np.diff(begins, append=len(order)))
+        bad[pairs[order[place >= most - 1], 1]] = True  # the first of all is in no pair of its own
     selection.drop("frequent_caption", bad, lambda i: f"on more than {most}")

@@ -10,6 +10,8 @@ from unclip.data.fates import may_pass, status_of
 from unclip.data.rows import OK
 from unclip.data.urls import DUPLICATE
 
+FEW_ROWS = 100  # of fewer the share says little: one dead host, and a list's last shard may be a single row
+
 
 class TooFewSuccesses(ValueError):
     """`download.min_success_fraction` was or will be missed; `counts` holds the rows so far by status."""
@@ -20,12 +22,16 @@ class TooFewSuccesses(ValueError):
 
 
 class Gate:
-    """The share of a shard's rows, duplicates left out, that can still succeed."""
+    """The share of a shard's rows, duplicates left out, that can still succeed.
 
-    def __init__(self, config: DownloadConfig, num_rows: int, refused: Iterable[str]) -> None:
+    The first shard of a list is always judged, another where it has FEW_ROWS or more.
+    """
+
+    def __init__(self, config: DownloadConfig, num_rows: int, refused: Iterable[str], shard: int = 0) -> None:
         """refused: the statuses of the rows that are not to be fetched."""
         self.config, counts = config, Counter(refused)
         self.total = num_rows - counts.pop(DUPLICATE, 0)
+        self.is_judged = self.total >= (1 if shard == 0 else FEW_ROWS)
         self.lost = counts
 
     def check(self, errors: Iterable[str] = (), is_last_pass: bool = False) -> None:
@@ -49,7 +55,7 @@ class Gate:
             raise TooFewSuccesses(self._say(f"{counts[OK] / self.total:.2f} is there", lost), counts)
 
     def _is_missed(self, successes: int) -> bool:
-        return bool(self.total) and successes / self.total < self.config.min_success_fraction
+        return self.is_judged and successes / self.total < self.config.min_success_fraction
 
     def _say(self, share: str, lost: Counter[str]) -> str:
         reasons = ", ".join(f"{status} {n}" for status, n in lost.most_common(6))

@@ -181,12 +181,12 @@ def blocks_of(partition: Partition) -> Iterator[FoundRows]:
 def refuse_other_captions(name: Path, captions: Sequence[str], text: Array, encoder: Encoder) -> None:
     """Raises: ValueError when captions that the encoder embeds are not the text embeddings (N, D) beside them."""
     good = np.flatnonzero(storable(text.astype(np.float32)))
-    rows = good[np.unique(np.linspace(0, max(len(good) - 1, 0), NUM_COMPARED).astype(int))] if len(good) else good
-    if not len(rows):
+    if not len(good):
         return
+    rows: list[int] = good[np.unique(np.linspace(0, len(good) - 1, NUM_COMPARED).astype(int))].tolist()
     if text.shape[1] != encoder.dimension:
         raise ValueError(f"{name} has dimension {text.shape[1]}, the CLIP given {encoder.dimension}")
-    again = unit(encoder.encode_text(np.asarray(encoder.tokenize([captions[int(row)] for row in rows]), np.int32)))
+    again = unit(encoder.encode_text(np.asarray(encoder.tokenize([captions[row] for row in rows]), np.int32)))
     cosines = np.einsum("nd,nd->n", again, unit(text[rows]))
     if cosines.min() < MIN_IMPORTED_COSINE:
         worst = int(cosines.argmin())

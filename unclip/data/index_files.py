@@ -43,7 +43,29 @@ def write_keys(parts: Sequence[Path], path: Path) -> None:
             writer.write_table(pa.table([table["key"], *places, table["caption"]], schema=schema))
 
 
-def search(folder: Path, queries: Floats, k: int) -> tuple[pa.Table, NDArray[np.int64], Floats]:
+class KeyMap:
+    """Key, shard, row and caption by index id, of which only what is asked for is read."""
+
+    def __init__(self, file: pq.ParquetFile) -> None:
+        self._file, metadata = file, file.metadata
+        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        self._ends = np.cumsum(sizes, dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if len(self._ends) else 0
+
+    def rows(self, ids: Sequence[int]) -> list[dict[str, Any]]:
+        """The rows of some ids, in their order: of each part that one is in, the map is read."""
+        groups = np.searchsorted(self._ends, ids, side="right").tolist()
+        tables = {group: self._file.read_row_group(group, columns=list(KEY_COLUMNS)) for group in set(groups)}
+        starts = [0, *self._ends.tolist()]
+        return [
+            dict(tables[group].slice(int(i) - starts[group], 1).to_pylist()[0])
+            for i, group in zip(ids, groups, strict=True)
+        ]
+
+
+def search(folder: Path, queries: Floats, k: int) -> tuple[KeyMap, NDArray[np.int64], Floats]:
     """The key map, and of each unit query (Q, D) the ids (Q, k) of the nearest images and their cosines.
 
     Product codes are refined from `parts/*.parquet` beside the index.
@@ -53,20 +75,23 @@ def search(folder: Path, queries: Floats, k: int) -> tuple[pa.Table, NDArray[np.
     index, keys = open_with_keys(folder)
     if index.ntotal != len(keys):
         raise ValueError(f"{folder}: the index has {index.ntotal} rows, keys.parquet {len(keys)}")
-    if lacking := [name for name in KEY_COLUMNS if name not in keys.column_names]:
-        raise ValueError(f"{folder}/keys.parquet is damaged: it has no column {', '.join(lacking)}")
     ids, cosines = find(index, sorted((folder / "parts").glob("??????.parquet")), queries, k)
     return keys, ids, cosines
 
 
-def open_with_keys(folder: Path) -> tuple[Any, pa.Table]:
-    """An index and its key map, read while neither was replaced; of different sizes only where they stay so."""
+def open_with_keys(folder: Path) -> tuple[Any, KeyMap]:
+    """An index and its key map, opened while neither was replaced; of different sizes only where they stay so.
+
+    Raises: ValueError when the key map lacks a column.
+    """
     until = time.monotonic() + REPLACED_S
     while True:
         before = written(folder)
         index = open_index(folder)
-        with pq.ParquetFile(folder / "keys.parquet") as file:  # `read_table` opens it twice: maybe two files
-            keys = file.read()
+        file = pq.ParquetFile(folder / "keys.parquet")
+        if lacking := [name for name in KEY_COLUMNS if name not in file.schema_arrow.names]:
+            raise ValueError(f"{folder}/keys.parquet is damaged: it has no column {', '.join(lacking)}")
+        keys = KeyMap(file)
         if written(folder) == before and (index.ntotal == len(keys) or time.monotonic() > until):
             return index, keys
 

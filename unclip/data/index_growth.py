@@ -32,7 +32,7 @@ from unclip.data.index_lists import (
     num_lists_of,
     save_lists,
 )
-from unclip.data.near_duplicates import raw_rows
+from unclip.data.raw_rows import raw_rows
 from unclip.data.table import read_info
 from unclip.recipe import digest_of
 
@@ -153,7 +153,7 @@ class Growth:
         shard = np.searchsorted(starts, ids, side="right") - 1
         with raw_rows(self.parts[:first], shard, ids - starts[shard], folder) as rows:
             lists = learn_lists(rows, kind.num_lists, self.seed, size)
-            sample = rows.unit(np.sort(rng.permutation(size)[:CODE_ROWS]))
+            sample = rows.unit(np.sort(rng.permutation(len(rows))[:CODE_ROWS]))
             beside = rows.unit(slice(size if size < len(rows) else 0, None))
         save_lists(lists, folder)
         write_spread(spread_of(lists.place(beside)[1]), folder)

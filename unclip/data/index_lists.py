@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unclip.data.config import IndexConfig
-from unclip.data.near_duplicates import RawRows
+from unclip.data.raw_rows import RawRows
 from unclip.data.table import Floats, unit
 
 FROM_ROWS = {"flat": 0, "ivf": 100_000, "ivf_hnsw": 2_000_000, "ivf_pq": 50_000_000}

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from unclip.data.shards import Member, ShardReader, image_member, sample_key
+from unclip.data.source_plan import FolderRow
 from unclip.data.sources import Found, file_in, foreign_groups, foreign_sample, read_member
 
 
@@ -35,11 +36,11 @@ class Listing(ABC):
 
 
 class FolderListing(Listing):
-    """Rows of a captioned folder: (file, caption)."""
+    """Rows of a captioned folder."""
 
     def find(self, i: int) -> Found:
         """The file and its caption."""
-        file, caption = self.entries[i]
+        file, caption = self.entries[i][:2]
         return Found(source_id=file, caption=caption, data=file_in(self.path, file))
 
 
@@ -71,8 +72,8 @@ def read_members(path: Path, files: Mapping[str, Member]) -> dict[str, bytes]:
         return {extension: read_member(file, member) for extension, member in files.items()}
 
 
-def folder_listing(folder: Path, rows: Sequence[tuple[str, str]], shard: int) -> FolderListing:
-    """The rows (file, caption) of one shard of a folder, in the order of its CSV."""
+def folder_listing(folder: Path, rows: Sequence[FolderRow], shard: int) -> FolderListing:
+    """The rows of one shard of a folder, in the order of its CSV."""
     return FolderListing(path=folder, keys=[sample_key(shard, row) for row in range(len(rows))], entries=rows)
 
 

@@ -1,11 +1,12 @@
 """Domains and URLs that must not be fetched: lists in text files, one entry a line."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from unclip.data.config import UrlsConfig
+from unclip.data.config import DownloadConfig, UrlsConfig
 from unclip.data.digests import known_digest
 from unclip.data.web_address import ascii_host, normalise_url
 
@@ -42,6 +43,23 @@ def opt_outs_digest(config: UrlsConfig) -> tuple[str | None, str | None]:
     """The digests of both lists' bytes. Raises: ValueError when one cannot be read."""
     domains, urls = (path and known_digest(Path(path)) for path in (config.blocked_domains, config.blocked_urls))
     return domains, urls
+
+
+def blocking(how: DownloadConfig, config: UrlsConfig) -> DownloadConfig:
+    """How a list is fetched, with the domains that it must not be fetched from.
+
+    Raises: ValueError when others are set.
+    """
+    if how.blocked_domains not in (None, config.blocked_domains):
+        raise ValueError(
+            f"download.blocked_domains must be left to source.urls.blocked_domains, got {how.blocked_domains!r}"
+        )
+    return replace(how, blocked_domains=config.blocked_domains)
+
+
+def blocked_domains(path: str) -> list[str]:
+    """The domains of a list, sorted. Raises: ValueError naming the line of what is none."""
+    return sorted(_entries(path, _domain))
 
 
 @lru_cache(maxsize=1)

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from unclip.data.config import RetryConfig
-from unclip.data.urls import PAIRS_SCHEMA, write_table
+from unclip.data.urls import MORE, PAIRS_SCHEMA, write_table
 
 FIRST = 900_000  # the number of the first such shard: after those of any list, which may still grow
 ABOUT = b"unclip.retry"
@@ -77,13 +77,15 @@ def write_retried(config: RetryConfig, path: Path) -> dict[str, int]:
     table = pq.read_table(config.path)
     table = table.filter(pc.is_in(table["origin"], pa.array(config.origins, pa.int32())))
     retry = read_retry(Path(config.path))
-    return write_table(table.select(PAIRS_SCHEMA.names), retry.shard, path, dict(retry.was(config.origins)))
+    return write_table(table.drop_columns(["origin"]), retry.shard, path, dict(retry.was(config.origins)))
 
 
-def refused_rows(parts: Mapping[int, Path], statuses: Iterable[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+def refused_rows(
+    parts: Mapping[int, Path], pairs: Mapping[int, Path], statuses: Iterable[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     """Shard and row of every pair whose last fate is one of these statuses.
 
-    parts: `rows.parquet` of every shard by its number, in order, those of retries last.
+    parts, pairs: `rows.parquet` and `pairs.parquet` of every shard by its number, in order, those of retries last.
     """
     last: dict[bytes, int] = {}  # the last shard of a row that was fetched again
     for shard, path in parts.items():
@@ -93,6 +95,8 @@ def refused_rows(parts: Mapping[int, Path], statuses: Iterable[str]) -> Iterator
     wanted = pa.array(sorted(statuses), pa.string())
     for shard, path in parts.items():
         table = pq.read_table(path, columns=COLUMNS)
+        if MORE.name in pq.read_schema(pairs[shard]).names:
+            table = table.append_column(MORE, pq.read_table(pairs[shard], columns=[MORE.name])[MORE.name])
         for row in table.filter(pc.is_in(table["status"], wanted)).to_pylist():
             if last.get(row["sample_id"], shard) == shard:
                 yield shard, row
@@ -107,10 +111,12 @@ def write_retry(
     for shard, row in rows:
         by_shard.setdefault(shard, []).append(row)
     for shard, own in sorted(by_shard.items()):
-        digest = hashlib.sha256(json.dumps([[row["url"], row["caption"]] for row in own]).encode()).hexdigest()
+        said = [[row[name] for name in ("url", "caption", MORE.name) if name in row] for row in own]
+        digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
         origins[shard] = Origin(tokens[shard], digest, dict(Counter(row["status"] for row in own)))
     pairs = [{**row, "refused": None, "detail": "", "origin": origin} for origin, row in rows]
-    schema = PAIRS_SCHEMA.append(pa.field("origin", pa.int32(), nullable=False))
+    schema = PAIRS_SCHEMA.append(MORE) if MORE.name in rows[0][1] else PAIRS_SCHEMA
+    schema = schema.append(pa.field("origin", pa.int32(), nullable=False))
     about = json.dumps({"settings": settings, "origins": origins})
     aside = folder / f".{uuid4().hex}"
     try:

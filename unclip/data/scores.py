@@ -54,8 +54,8 @@ def score_shard(shard: ShardReader, given: Mapping[str, str] = GIVEN) -> pa.Tabl
 def score_sample(shard: ShardReader, i: int, given: Mapping[str, str]) -> dict[str, Any]:
     """The scores of one sample. A picture that does not decode has status "undecodable" and no size."""
     meta = shard.meta(i)
-    group = meta.get("group")
-    source = {"group": None if group is None else str(group), "split": meta.get("split")}
+    said = {name: meta.get(name) for name in ("group", "split")}
+    source = {name: None if value is None else str(value) for name, value in said.items()}
     known = {name: number_or_none(meta.get(field)) for name, field in given.items()}
     try:
         scores = {"status": OK, **score_picture(shard.image(i))}

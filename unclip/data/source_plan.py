@@ -8,13 +8,14 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from unclip.data.config import FolderConfig, RetryConfig, ShapesConfig, ShardsConfig, UrlsConfig
 from unclip.data.digests import known_digest
+from unclip.data.more_columns import more_json
 from unclip.recipe import digest_of
 
 SourceConfig = ShapesConfig | FolderConfig | ShardsConfig | UrlsConfig | RetryConfig
@@ -90,35 +91,42 @@ def folder_recipes(config: FolderConfig, wanted: slice = ALL) -> list[dict[str, 
     ]
 
 
-def rows_digest(folder: Path, rows: Iterable[tuple[str, str]]) -> str:
-    """The digest of (file, caption) pairs with the contents of the files; a missing file counts as such."""
+class FolderRow(NamedTuple):
+    """One row of a folder's CSV; `more`: the values of its further columns as JSON, "" where none are asked for."""
+
+    file: str
+    caption: str
+    more: str = ""
+
+
+def rows_digest(folder: Path, rows: Iterable[FolderRow]) -> str:
+    """The digest of a folder's rows with the contents of the files; a missing file counts as such."""
     digest = hashlib.sha256()
-    for file, caption in rows:
+    for file, caption, more in rows:
         path = inside(folder, file)
         try:
             content = known_digest(path) if path is not None and path.is_file() else "missing"
         except OSError:  # a name that no file can have
             content = "missing"
-        digest.update(f"{len(file)} {file} {len(caption)} {caption} {content}\n".encode())
+        digest.update(f"{len(file)} {file} {len(caption)} {caption} {content}\n{more}".encode())
     return digest.hexdigest()
 
 
-def folder_chunks(config: FolderConfig) -> list[list[tuple[str, str]]]:
-    """(file, caption) of every row of the CSV, shard by shard; what is missing in a row is "".
+def folder_chunks(config: FolderConfig) -> list[list[FolderRow]]:
+    """Every row of the CSV, shard by shard; what is missing in a row is "".
 
     Raises: ValueError when the folder or the list is missing, the list is empty or no CSV, or lacks a column.
     """
     if not Path(config.folder).is_dir():
         raise ValueError(f"folder must be an existing folder, got {config.folder!r}")
-    columns = (config.file_column, config.caption_column)
     try:
         with open(config.captions, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, strict=True)
             names = reader.fieldnames or []
-            for column in columns:
+            for column in (config.file_column, config.caption_column, *config.more_columns):
                 if column not in names:
                     raise ValueError(f"{config.captions} has no column {column!r}; it has {', '.join(names) or 'none'}")
-            rows = [((row[columns[0]] or "").strip(), (row[columns[1]] or "").strip()) for row in reader]
+            rows = [_folder_row(config, row) for row in reader]
     except OSError as error:
         raise ValueError(
             f"captions must be a CSV file that can be read, got {config.captions!r}: {error.strerror}"
@@ -128,6 +136,12 @@ def folder_chunks(config: FolderConfig) -> list[list[tuple[str, str]]]:
     if not rows:
         raise ValueError(f"{config.captions} has no rows")
     return [rows[start : start + config.shard_size] for start in range(0, len(rows), config.shard_size)]
+
+
+def _folder_row(config: FolderConfig, row: Mapping[str, str | None]) -> FolderRow:
+    file, caption = ((row[name] or "").strip() for name in (config.file_column, config.caption_column))
+    more = config.more_columns
+    return FolderRow(file, caption, more_json(more, (row[name] for name in more)) if more else "")
 
 
 def inside(folder: Path, file: str) -> Path | None:

@@ -11,6 +11,7 @@ from PIL import Image
 from unclip.data.config import FolderConfig, ShardsConfig
 from unclip.data.dense import SPLITS
 from unclip.data.images import canonical_image
+from unclip.data.more_columns import read_more
 from unclip.data.rows import Row, refusals, sample_id, write_rows
 from unclip.data.shards import (
     IMAGE_EXTENSIONS,
@@ -104,8 +105,9 @@ def write_admissions(out: Path, admissions: Iterable[Admission]) -> dict[str, An
 def folder_shard(config: FolderConfig, shard: int) -> Iterator[Admission]:
     """The rows of one shard of a captioned folder, in the order of its CSV. Raises: as `folder_chunks`."""
     folder = Path(config.folder)
-    for number, (file, caption) in enumerate(folder_chunks(config)[shard]):
-        yield admit(Found(source_id=file, caption=caption, data=file_in(folder, file)), sample_key(shard, number))
+    for number, (file, caption, more) in enumerate(folder_chunks(config)[shard]):
+        found = Found(source_id=file, caption=caption, data=file_in(folder, file), meta=read_more(more))
+        yield admit(found, sample_key(shard, number))
 
 
 def file_in(folder: Path, file: str) -> bytes | str:

@@ -121,7 +121,7 @@ def matrix(column: pa.ChunkedArray, width: int) -> NDArray[Any]:
 
 def unit(rows: NDArray[Any]) -> Floats:
     """The rows (N, D) at norm one, as float32."""
-    wide = rows.astype(np.float32)
+    wide = rows.astype(np.float32, copy=rows.dtype != np.float32)
     norms: Floats = np.sqrt(np.einsum("nd,nd->n", wide, wide))
     wide /= norms[:, None]
     return wide

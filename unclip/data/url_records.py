@@ -29,6 +29,7 @@ class Record(NamedTuple):
     place: Place
     url: Any
     caption: Any
+    more: tuple[Any, ...] = ()  # of further columns
 
 
 class Lines:
@@ -60,8 +61,10 @@ class Lines:
         return text
 
 
-def read_records(path: Path, url: str, caption: str, place: Place | None = None) -> Iterator[Record]:
-    """Every row of the list from `place` on, in order; memory does not grow with the list.
+def read_records(
+    path: Path, url: str, caption: str, place: Place | None = None, more: tuple[str, ...] = ()
+) -> Iterator[Record]:
+    """Every row of the list from `place` on, in order; memory does not grow with the list. more: further columns.
 
     Raises: ValueError when the list is absent, malformed or lacks a column.
     """
@@ -69,10 +72,10 @@ def read_records(path: Path, url: str, caption: str, place: Place | None = None)
         raise ValueError(
             f"source.urls.path: no file {path}: put a list of URLs and captions there, or --set source.urls.path=LIST"
         )
-    return READERS[path.suffix.lower()](path, url, caption, place or Place())
+    return READERS[path.suffix.lower()](path, (url, caption, *more), place or Place())
 
 
-def _csv_records(path: Path, url: str, caption: str, place: Place) -> Iterator[Record]:
+def _csv_records(path: Path, wanted: tuple[str, ...], place: Place) -> Iterator[Record]:
     csv.field_size_limit(max(MAX_CELL_CHARS, csv.field_size_limit()))  # of the whole process
     with Lines(path, Place()) as lines:
         try:
@@ -80,8 +83,8 @@ def _csv_records(path: Path, url: str, caption: str, place: Place) -> Iterator[R
         except csv.Error as error:
             raise ValueError(f"{path}:{lines.place.line} is not CSV: {error}") from error
         first = lines.place
-    require_columns(path, names, url, caption)
-    columns = [len(names) - 1 - names[::-1].index(name) for name in (url, caption)]  # of two with one name, the last
+    require_columns(path, names, *wanted)
+    columns = [len(names) - 1 - names[::-1].index(name) for name in wanted]  # of two with one name, the last
     with Lines(path, place if place.at else first) as lines:
         reader = csv.reader(lines, strict=True)
         while True:
@@ -93,11 +96,11 @@ def _csv_records(path: Path, url: str, caption: str, place: Place) -> Iterator[R
             if row is None:
                 return
             if row:
-                address, text = (row[column] if column < len(row) else None for column in columns)
-                yield Record(here, address, text)
+                cells = tuple([row[column] if column < len(row) else None for column in columns])
+                yield Record(here, cells[0], cells[1], cells[2:])
 
 
-def _jsonl_records(path: Path, url: str, caption: str, place: Place) -> Iterator[Record]:
+def _jsonl_records(path: Path, wanted: tuple[str, ...], place: Place) -> Iterator[Record]:
     is_first = place.at == 0  # a later row without a column lacks its value, as in a CSV
     with Lines(path, place) as lines:
         while True:
@@ -117,30 +120,30 @@ def _jsonl_records(path: Path, url: str, caption: str, place: Place) -> Iterator
             if not isinstance(row, dict):
                 raise ValueError(f"{where} must be a JSON object, got {line.strip()[:40]}")
             if is_first:
-                require_columns(where, list(row), url, caption)
+                require_columns(where, list(row), *wanted)
             is_first = False
-            yield Record(here, row.get(url), row.get(caption))
+            address, text, *more = map(row.get, wanted)
+            yield Record(here, address, text, tuple(more))
 
 
-def _parquet_records(path: Path, url: str, caption: str, place: Place) -> Iterator[Record]:
+def _parquet_records(path: Path, wanted: tuple[str, ...], place: Place) -> Iterator[Record]:
     try:
-        yield from _row_groups(path, url, caption, place)
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last of column names that are no text
+        yield from _row_groups(path, wanted, place)
+    except (pa.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:  # of dates; of columns' names
         raise ValueError(f"{path} is not Parquet: {' '.join(str(error).split())}") from error
 
 
-def _row_groups(path: Path, url: str, caption: str, place: Place) -> Iterator[Record]:
+def _row_groups(path: Path, wanted: tuple[str, ...], place: Place) -> Iterator[Record]:
     with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
-        require_columns(path, file.schema_arrow.names, url, caption)
+        require_columns(path, file.schema_arrow.names, *wanted)
         first, start = _row_group(file, place.at)
         groups = range(first, file.num_row_groups)
-        for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=[url, caption], use_threads=False):
-            wanted = batch.slice(max(0, place.at - start))
+        for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(wanted), use_threads=False):
+            there = batch.slice(max(0, place.at - start))
             start += len(batch)
-            at = start - len(wanted)
-            rows = zip(wanted.column(url).to_pylist(), wanted.column(caption).to_pylist(), strict=True)
-            for number, (address, text) in enumerate(rows, start=at):
-                yield Record(Place(number), address, text)
+            rows = zip(*(there.column(name).to_pylist() for name in wanted), strict=True)
+            for number, (address, text, *more) in enumerate(rows, start=start - len(there)):
+                yield Record(Place(number), address, text, tuple(more))
 
 
 def _row_group(file: pq.ParquetFile, row: int) -> tuple[int, int]:
@@ -161,7 +164,7 @@ def require_columns(where: object, names: list[str], *wanted: str) -> None:
             raise ValueError(f"{where} has no column {name!r}; it has {', '.join(names) or 'none'}")
 
 
-READERS: dict[str, Callable[[Path, str, str, Place], Iterator[Record]]] = {
+READERS: dict[str, Callable[[Path, tuple[str, ...], Place], Iterator[Record]]] = {
     ".csv": _csv_records,
     ".jsonl": _jsonl_records,
     ".parquet": _parquet_records,

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from unclip.data.config import UrlsConfig
 from unclip.data.digests import remembered
 from unclip.data.identities import Identities, bits_between
+from unclip.data.more_columns import more_json
 from unclip.data.opt_outs import OptOuts, opt_outs, opt_outs_digest
 from unclip.data.rows import sample_id
 from unclip.data.source_plan import ALL
@@ -41,6 +42,7 @@ PAIRS_SCHEMA = pa.schema(
         pa.field("detail", pa.string(), nullable=False),
     ]
 )
+MORE = pa.field("more", pa.string())  # of a list with further columns: their values as JSON; null of malformed rows
 
 
 class Pair(NamedTuple):
@@ -51,6 +53,7 @@ class Pair(NamedTuple):
     sample_id: bytes
     refused: str | None = None
     detail: str = ""
+    more: str | None = None
 
 
 class ShardNote(NamedTuple):
@@ -99,9 +102,9 @@ def _notes(config: UrlsConfig) -> Iterator[ShardNote]:
     shards, blocked, num_rows = [], opt_outs(config), 0
     with Identities() as identities:
         for records in _chunks(_records(config), config.shard_size):
-            digest = hashlib.sha256()
+            digest = _empty_digest(config)
             for row, record in enumerate(records, start=num_rows):
-                pair = freeze_pair(record.url, record.caption, blocked)
+                pair = freeze_pair(record, config.more_columns, blocked)
                 digest.update(_line(pair))
                 if pair.refused is None:
                     identities.add(pair.sample_id, row)
@@ -122,22 +125,23 @@ def read_shard(config: UrlsConfig, shard: int) -> pa.Table:
     Raises: ValueError when it is no longer what the survey saw.
     """
     note = survey(config)[shard]
-    blocked, digest, pairs = opt_outs(config), hashlib.sha256(), []
+    blocked, digest, pairs = opt_outs(config), _empty_digest(config), []
     records = islice(_records(config, Place(note.at, note.line)), note.rows)
     for record, is_repeat in zip(records, note.is_repeat(), strict=False):
-        pair = freeze_pair(record.url, record.caption, blocked)
+        pair = freeze_pair(record, config.more_columns, blocked)
         digest.update(_line(pair))
         pairs.append(_repeated(pair) if is_repeat else pair)
     if _with_repeats(digest.hexdigest(), note.repeats) != note.digest:
         raise ValueError(f"source: shard {shard} changed while it was being read: run again")
-    return pairs_table(pairs)
+    return pairs_table(pairs, bool(config.more_columns))
 
 
-def pairs_table(pairs: Iterable[Pair]) -> pa.Table:
-    """Pairs as a table of PAIRS_SCHEMA."""
-    columns = list(zip(*pairs, strict=True)) or [()] * len(PAIRS_SCHEMA)
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, PAIRS_SCHEMA, strict=True)]
-    return pa.table(arrays, schema=PAIRS_SCHEMA)
+def pairs_table(pairs: Iterable[Pair], has_more: bool = False) -> pa.Table:
+    """Pairs as a table of PAIRS_SCHEMA, and MORE where the list has further columns."""
+    schema = PAIRS_SCHEMA.append(MORE) if has_more else PAIRS_SCHEMA
+    columns = list(zip(*pairs, strict=True))[: len(schema)] or [()] * len(schema)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    return pa.table(arrays, schema=schema)
 
 
 def write_pairs(config: UrlsConfig, shard: int, path: Path) -> dict[str, int]:
@@ -174,19 +178,25 @@ def pair_recipes(config: UrlsConfig, wanted: slice = ALL) -> list[dict[str, Any]
     return [{"source": "urls", "shard": shard, "pairs": note.digest} for shard, note in notes]
 
 
-def freeze_pair(url: Any, caption: Any, blocked: OptOuts) -> Pair:
-    """One row of the list as it will be fetched, or why not; whether it repeats another is not known here."""
-    address, text = _clean(url), _clean(caption)
+def freeze_pair(record: Record, names: tuple[str, ...], blocked: OptOuts) -> Pair:
+    """One row of the list as it will be fetched, or why not; whether it repeats another is not known here.
+
+    names: of the further columns.
+    """
+    address, text = _clean(record.url), _clean(record.caption)
+    more = more_json(names, record.more) if names else None
     try:
         address = normalise_url(address)
         if not text:
             raise ValueError("no caption")
         if len(text) > MAX_CAPTION_CHARS:
             raise ValueError(f"caption of {len(text)} characters, more than {MAX_CAPTION_CHARS}")
+        if more and len(more) > MAX_CAPTION_CHARS:
+            raise ValueError(f"{', '.join(names)} of {len(more)} characters, more than {MAX_CAPTION_CHARS}")
     except ValueError as error:
         return Pair(address, text, sample_id(address, text), "malformed", str(error))
     refused, detail = (blocked.reason(address) if blocked else None) or (None, "")
-    return Pair(address, text, sample_id(address, text), refused, detail)
+    return Pair(address, text, sample_id(address, text), refused, detail, more)
 
 
 def _repeated(pair: Pair) -> Pair:
@@ -201,7 +211,13 @@ def _clean(value: Any) -> str:
 
 def _line(pair: Pair) -> bytes:
     """What a shard's digest counts of a pair."""
-    return f"{len(pair.url)} {pair.url} {len(pair.caption)} {pair.caption} {pair.refused}\n".encode()
+    more = "" if pair.more is None else f"{len(pair.more)} {pair.more}\n"
+    return f"{len(pair.url)} {pair.url} {len(pair.caption)} {pair.caption} {pair.refused}\n{more}".encode()
+
+
+def _empty_digest(config: UrlsConfig) -> "hashlib._Hash":
+    """The digest of a shard before its first pair."""
+    return hashlib.sha256("".join(f"{len(name)} {name}\n" for name in config.more_columns).encode())
 
 
 def _with_repeats(digest: str, repeats: str) -> str:
@@ -210,7 +226,7 @@ def _with_repeats(digest: str, repeats: str) -> str:
 
 
 def _records(config: UrlsConfig, place: Place | None = None) -> Iterator[Record]:
-    return read_records(Path(config.path), config.url_column, config.caption_column, place)
+    return read_records(Path(config.path), config.url_column, config.caption_column, place, config.more_columns)
 
 
 def _chunks(records: Iterator[Record], size: int) -> Iterator[list[Record]]:

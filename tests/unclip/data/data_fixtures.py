@@ -75,6 +75,11 @@ def part(path, image, shard=0, text=None, captions=None):
     return path
 
 
+def dropped_rows(selection):
+    """What a policy dropped, a dictionary a row."""
+    return [row for table in selection.dropped() for row in table.to_pylist()]
+
+
 def has_tool():
     """Whether img2dataset's own environment is there."""
     try:

@@ -7,8 +7,6 @@ from PIL import Image
 from unclip.data.config import FilterConfig
 from unclip.data.dedup import (
     assign_splits,
-    first_equal,
-    joined,
     keeper,
     near_hashes,
     number_of,
@@ -17,6 +15,7 @@ from unclip.data.dedup import (
     same_picture,
 )
 from unclip.data.dense import SPLITS
+from unclip.data.groups import Groups
 from unclip.data.perceptual import perceptual_hash, sharpness
 
 
@@ -27,24 +26,12 @@ def brute_force(hashes, max_hamming):
 
 @pytest.mark.parametrize("max_hamming", [0, 1, 2, 4])
 def test_near_hashes_are_those_of_a_brute_force_search(max_hamming, monkeypatch):
-    monkeypatch.setattr("unclip.data.dedup.BLOCK_ROWS", 3)
+    monkeypatch.setattr("unclip.data.dedup.COMPARED_ROWS", 3)
     rng = np.random.default_rng(0)
     base = rng.integers(0, 2**63, 20, dtype=np.uint64)
     hashes = np.concatenate([base, *(base ^ (np.uint64(1) << rng.integers(0, 64, 20, dtype=np.uint64)) for _ in "123")])
     found = {tuple(sorted(pair)) for pairs in near_hashes(hashes, max_hamming) for pair in pairs.tolist()}
     assert found == brute_force(hashes, max_hamming)
-
-
-@pytest.mark.parametrize("width", [1, 2])
-def test_each_row_is_named_by_the_first_that_equals_it(width):
-    values = np.random.default_rng(0).integers(0, 4, (200, width)).astype(np.uint64)
-    expected = [next(j for j in range(200) if (values[j] == values[i]).all()) for i in range(200)]
-    assert first_equal(values if width > 1 else values[:, 0]).tolist() == expected
-
-
-def test_rows_join_through_others_and_are_named_by_the_first():
-    assert joined(6, [np.array([[4, 5], [1, 5]]), np.array([[3, 2]])]).tolist() == [0, 1, 2, 2, 1, 1]
-    assert joined(3, []).tolist() == [0, 1, 2]
 
 
 def smooth(seed):
@@ -62,18 +49,20 @@ def test_the_hash_survives_resizing_and_tells_pictures_apart():
 def test_near_pictures_join_through_a_third():
     hashes = np.array([0b0000, 0b0011, 0b1111, 1 << 40 | 0xFF00], np.uint64)
     digests = np.array([[1, 1], [2, 2], [3, 3], [4, 4]], np.uint64)
-    assert same_picture(digests, hashes, 2).tolist() == [0, 0, 0, 3]
-    assert same_picture(digests[[0, 1, 0, 3]], hashes, None).tolist() == [0, 1, 0, 3]
+    assert same_picture(digests, hashes, 2).pairs.tolist() == [[0, 1], [0, 2]]
+    assert same_picture(digests[[0, 1, 0, 3]], hashes, None).pairs.tolist() == [[0, 2]]
 
 
 def test_of_duplicates_the_one_named_test_is_kept_whatever_its_rank():
     named = np.array([False, True, False, False])
-    assert keeper(np.array([0, 0, 2, 2]), np.array([9.0, 1, 1, 1]), named).tolist() == [1, 1, 2, 2]
+    groups = Groups(np.array([0, 1, 2, 3]), np.array([0, 0, 2, 2]))
+    assert keeper(groups, np.array([9.0, 1, 1, 1]), named).tolist() == [1, 1, 2, 2]
 
 
 def test_of_duplicates_the_highest_rank_is_kept_and_of_equals_the_first():
     rank = np.array([1.0, 3, 3, np.nan, 0, np.nan])
-    assert keeper(np.array([7, 7, 7, 2, 2, 5]), rank).tolist() == [1, 1, 1, 4, 4, 5]
+    groups = Groups(np.array([10, 11, 12, 20, 21, 30]), np.array([7, 7, 7, 2, 2, 5]))
+    assert keeper(groups, rank).tolist() == [11, 11, 11, 21, 21, 30]
 
 
 def test_a_blurred_picture_is_less_sharp_and_a_flat_one_not_at_all():
@@ -89,7 +78,7 @@ def splits(config, size, named=None, groups=None):
     said = [SPLITS.index(name) if name else -1 for name in named or [None] * size]
     numbers = np.array([number_of(group) for group in groups or []] or np.zeros(size), np.uint64)
     found = assign_splits(
-        config, same_group(np.arange(size), numbers), np.array(places, np.uint64), np.array(said, np.int8)
+        config, same_group(Groups.of(()), numbers), np.array(places, np.uint64), np.array(said, np.int8)
     )
     return [SPLITS[place] for place in found]
 

@@ -157,6 +157,15 @@ def test_what_may_pass_counts_as_lost_in_the_last_pass_alone(is_last, errors, st
         gate.check(texts, bool(is_last))
 
 
+@pytest.mark.parametrize("shard, rows, is_judged", [(0, 1, True), (7, 1, False), (7, 99, False), (7, 100, True)])
+def test_a_few_rows_at_the_end_of_a_list_fail_no_run(shard, rows, is_judged):
+    gate = Gate(CONFIG, rows + 1, ["duplicate"], shard)
+    if not is_judged:
+        return gate.judge(["http_404"] * rows)
+    with pytest.raises(TooFewSuccesses):
+        gate.judge(["http_404"] * rows)
+
+
 def test_the_gate_s_error_survives_a_way_between_processes():
     sent = pickle.loads(pickle.dumps(TooFewSuccesses("too few", {"dns": 3})))  # noqa: S301
     assert (str(sent), sent.counts) == ("too few", {"dns": 3})

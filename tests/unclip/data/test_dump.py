@@ -95,11 +95,11 @@ def test_other_code_or_batches_embed_anew(tmp_path):
 def test_another_index_is_built_over_the_parts_that_are_there(tmp_path):
     before = dump(tmp_path, 2)
     parts = {path: path.stat().st_mtime_ns for path in (tmp_path / "dump/parts").glob("0*")}
-    lists = dump(tmp_path, 2, index=IndexConfig(kind="ivf"))
+    lists = dump(tmp_path, 2, index=IndexConfig(kind="ivf", num_lists=1))
     assert (before["index"]["kind"], lists["index"]["kind"], lists["embedded_shards"]) == ("flat", "ivf", 0)
     index = tmp_path / "dump" / "index.faiss"
     written = index.stat().st_mtime_ns
-    assert dump(tmp_path, 2, index=IndexConfig(kind="ivf"))["index"] == lists["index"]
+    assert dump(tmp_path, 2, index=IndexConfig(kind="ivf", num_lists=1))["index"] == lists["index"]
     assert index.stat().st_mtime_ns == written and verified(tmp_path / "dump") == []
     assert dump(tmp_path, 2, index=IndexConfig(min_recall=0.5))["index"]["kind"] == "flat"
     assert {path: path.stat().st_mtime_ns for path in parts} == parts and not list(index.parent.glob("*.ivfdata"))

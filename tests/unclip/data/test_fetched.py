@@ -113,6 +113,55 @@ def test_other_settings_fetch_again(fetched, tmp_path):
         assert [row.status for row in rows] == fates
 
 
+def test_no_redirect_leads_into_a_domain_that_the_list_must_not_be_fetched_from(fetched, tmp_path):
+    base = Path(fetched[1].path).read_text().splitlines()[1].rpartition("/")[0]
+    config = write_list(tmp_path / "list.csv", [(f"{base}/hostile-to-host?localhost", "a"), (f"{base}/plain.jpg", "b")])
+    (tmp_path / "domains").write_text("LocalHost\n")
+    fetch_list(replace(config, blocked_domains=str(tmp_path / "domains")), HOW, tmp_path / "pictures", quiet)
+    rows = read_rows(tmp_path / "pictures" / "000000" / "rows.parquet")
+    assert [row.status for row in rows] == ["blocked_domain", "ok"] and "redirected to http://localh" in rows[0].detail
+
+
+@pytest.fixture
+def busy(fetched, tmp_path):
+    """A list whose second row comes when it is asked for the second time, fetched once."""
+    Handler.asked.clear()
+    base = Path(fetched[1].path).read_text().splitlines()[1].rpartition("/")[0]
+    names = ("plain.jpg", "busy.jpg", "gone.jpg", "plain.jpg", "wide.png", "moving.gif")
+    config = write_list(tmp_path / "list.csv", [(f"{base}/{name}", "a word") for name in names])
+    fetch_list(config, replace(HOW, retries=0), tmp_path / "dump" / "pictures", quiet)
+    return config, tmp_path / "dump"
+
+
+def test_rows_that_may_pass_are_asked_again_alone_and_join_the_others(busy):
+    config, dump = busy
+    embedded(FetchedConfig(urls=config, folder=dump / "pictures"), dump)
+    before, asked = statuses(dump), dict(Handler.asked)
+    source = fetch_list(config, replace(HOW, timeout_s=9), dump / "pictures", quiet, again=True)
+    embedded(source, dump)
+    assert before == ["ok", "http_503", "http_404", "duplicate", "ok", "ok"]
+    assert statuses(dump) == ["ok", "ok", "http_404", "duplicate", "ok", "ok"] and verified(dump) == []
+    assert {path: n for path, n in Handler.asked.items() if n != asked.get(path)} == {"/busy.jpg": 2}
+    names = sorted(path.name for path in (dump / "pictures").rglob("*"))
+    assert names == ["000000", "000001", *sorted(2 * ["fetched.json", "pairs.parquet", "rows.parquet", "shard.tar"])]
+
+
+def test_a_shard_of_which_nothing_more_came_stays_as_it_is(busy):
+    config, dump = busy
+    fetch_list(config, HOW, dump / "pictures", quiet, again=True)
+    before = {path: path.stat().st_mtime_ns for path in (dump / "pictures").rglob("*")}
+    fetch_list(config, HOW, dump / "pictures", quiet, again=True)
+    assert {path: path.stat().st_mtime_ns for path in (dump / "pictures").rglob("*")} == before
+
+
+def test_a_shard_that_was_being_put_in_its_place_is_found(busy):
+    config, dump = busy
+    (dump / "pictures" / "000000").rename(dump / "pictures" / ".000000")
+    asked = dict(Handler.asked)
+    fetch_list(config, replace(HOW, retries=0), dump / "pictures", quiet)
+    assert dict(Handler.asked) == asked and (dump / "pictures" / "000000" / "shard.tar").is_file()
+
+
 def test_pictures_without_a_part_are_kept_from_another_list_too(fetched, tmp_path):
     other = write_list(tmp_path / "other.csv", [("http://127.0.0.1:9/none.jpg", "a word")])
     pictures = fetched[0] / "dump" / "pictures"

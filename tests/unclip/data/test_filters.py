@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from tests.unclip.data.data_fixtures import picture, sample, write_source
+from tests.unclip.data.data_fixtures import dropped_rows, picture, sample, write_source
 from unclip.data.config import FilterConfig, ShardsConfig
 from unclip.data.filters import filter_rows
 from unclip.data.images import png_bytes
@@ -25,7 +25,7 @@ def scores_of(tmp_path, samples):
 
 def run(config, scores):
     selection, kept = filter_rows(config, [scores])
-    return kept, {row["key"]: row["reason"] for row in selection.dropped_rows().to_pylist()}, selection
+    return pa.concat_tables(kept), {row["key"]: row["reason"] for row in dropped_rows(selection)}, selection
 
 
 def changed(scores, name, row, value):
@@ -108,7 +108,7 @@ def test_captions_are_scored_by_language_and_selected_by_it(tmp_path):
     assert scores["language"].to_pylist() == list(CAPTIONS)
     _, dropped, selection = run(FilterConfig(languages=("en", "fr")), scores)
     assert dropped == {"00000000001": "language"}
-    assert selection.dropped_rows()["detail"][0].as_py().startswith("de, likeliest de 0.")
+    assert dropped_rows(selection)[0]["detail"].startswith("de, likeliest de 0.")
 
 
 @pytest.mark.parametrize("caption", ["camel", "1234 5678", "🙂 🙂"])
@@ -124,7 +124,7 @@ def test_scores_of_the_source_are_recorded_and_above_the_limit_or_without_one_dr
     assert scores["unsafe"].to_pylist() == [pytest.approx(0.1), pytest.approx(0.2), pytest.approx(0.9), *[None] * 4]
     kept, dropped, selection = run(FilterConfig(max_unsafe=0.5), scores)
     assert len(kept) == 2 and set(dropped.values()) == {"unsafe"}
-    assert selection.dropped_rows()["detail"].to_pylist() == ["0.900", *["no score"] * 4]
+    assert [row["detail"] for row in dropped_rows(selection)] == ["0.900", *["no score"] * 4]
 
 
 def test_scores_in_the_samples_of_foreign_tars_reach_the_policy(tmp_path):
@@ -156,7 +156,9 @@ def test_the_policy_names_the_duplicate_that_is_kept(tmp_path, keep, place):
     scores = scores_of(tmp_path, near_duplicates())
     kept, _, selection = run(FilterConfig(max_hamming=8, keep=keep, max_aspect=None), scores)
     assert kept["key"].to_pylist() == [f"{place:011d}", "00000000003"]
-    assert selection.dropped_rows()["near"].to_pylist() == [f"{place:011d}"] * 2
+    dropped = dropped_rows(selection)
+    assert [row["near"] for row in dropped] == [f"{place:011d}"] * 2
+    assert {row["reason"] for row in dropped} == {"similar"}
 
 
 def test_a_duplicate_named_test_is_kept_whatever_the_policy(tmp_path):
@@ -234,10 +236,11 @@ def test_whatever_the_scores_and_the_policy_every_row_is_kept_or_dropped_for_one
     keys = [key for table in tables for key in table["key"].to_pylist()]
     try:
         selection, kept = filter_rows(FilterConfig(**policy), tables)
+        kept = pa.concat_tables(kept)
     except ValueError as error:
         assert "keeps no row; dropped: " in str(error)
         return
-    dropped = selection.dropped_rows()["key"].to_pylist()
+    dropped = [row["key"] for row in dropped_rows(selection)]
     assert sorted(kept["key"].to_pylist() + dropped) == keys
     assert selection.funnel[0].rows_in == len(keys) and selection.funnel[-1].rows_out == len(kept)
     assert all(one.rows_out == two.rows_in for one, two in pairwise(selection.funnel))

@@ -14,6 +14,7 @@ import pytest
 
 from tests.unclip.data import web_server as web
 from tests.unclip.data.data_fixtures import needs_tool
+from tests.unclip.data.test_download import freeze, processes_naming
 from unclip.data import fetcher
 from unclip.data.config import DownloadConfig, UrlsConfig
 from unclip.data.download import download
@@ -81,10 +82,11 @@ def server():
         yield address
 
 
-def ask(*urls, allow_private=True, **environment):
+def ask(*urls, allow_private=True, blocked=None, **environment):
     """Seconds and words of each request, all made at once by one process, and the memory that they took."""
     limits = {"schemes": ["http"], "allow_private": allow_private, "timeout_s": TIMEOUT_S, "max_bytes": MAX_BYTES}
-    command = [sys.executable, "-I", "-c", ASK, fetcher.__file__, json.dumps({**limits, "marks": os.devnull}), *urls]
+    limits |= {"marks": os.devnull, "blocked": blocked}
+    command = [sys.executable, "-I", "-c", ASK, fetcher.__file__, json.dumps(limits), *urls]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
     return json.loads(done.stdout)
 
@@ -110,6 +112,16 @@ def test_a_redirect_to_a_private_address_is_refused_even_where_a_proxy_would_fol
     urls = ["http://public.example/hostile-to-private", "http://public.example/plain.jpg"]
     found, _ = ask(*urls, allow_private=False, http_proxy=server)
     assert [status_of(found[urls[0]][1]), found[urls[1]][1]] == ["private_address", "ok"]
+
+
+def test_a_redirect_into_a_blocked_domain_is_refused_however_it_is_spelled(server, tmp_path):
+    (tmp_path / "blocked").write_text("other.example\nlocalhost")
+    hosts = {"127.0.0.1": "ok"} | dict.fromkeys(("localhost", "LOCALHOST.", "%6cocalhost"), "blocked_domain")
+    found, _ = ask(*(f"{server}/hostile-to-host?{host}" for host in hosts), blocked=str(tmp_path / "blocked"))
+    said = {url.partition("?")[2]: answer[1] for url, answer in found.items()}
+    assert {host: "ok" if text == "ok" else status_of(text) for host, text in said.items()} == hosts
+    assert fetcher.is_below("www.xn--bcher-kva.example", frozenset({"xn--bcher-kva.example"}))
+    assert not fetcher.is_below("otherlocalhost", frozenset({"localhost"}))
 
 
 @pytest.mark.parametrize("name", [socket.gethostname()])
@@ -182,6 +194,16 @@ def test_every_hostile_row_is_refused_with_its_reason(fetched):
 @needs_tool
 def test_hostile_rows_cost_a_shard_little(fetched):
     assert fetched[2]["s"] < 20 and fetched[2]["memory"] < 400_000_000
+
+
+@needs_tool
+def test_where_no_request_ends_the_watchdog_does(tmp_path, server):
+    limits = {"stall_s": 6, "timeout_s": 90, "retries": 0, "min_success_fraction": 0}
+    config, start = DownloadConfig(allow_private=True, num_processes=1, **limits), time.monotonic()
+    download(freeze(tmp_path, [(f"{server}/drip.jpg", "slow")]), 0, config, tmp_path, lambda *_, **__: None)
+    (row,) = read_rows(tmp_path / "rows.parquet")
+    assert (row.status, row.detail) == ("unfinished", "no request ended for download.stall_s = 6 s")
+    assert time.monotonic() - start < 40 and not processes_naming(f"{tmp_path}/work/staging")
 
 
 DECODE = """

@@ -22,7 +22,7 @@ from unclip.data.index_files import search
 from unclip.data.index_growth import checked_after, first_of_size
 from unclip.data.index_lists import Kind, kind_of, learn_lists
 from unclip.data.index_recall import exact_nearest, rows_at
-from unclip.data.near_duplicates import RawRows
+from unclip.data.raw_rows import RawRows
 from unclip.data.table import read_part, unit
 
 faiss.omp_set_num_threads(1)
@@ -54,7 +54,9 @@ def test_ids_count_through_the_parts_and_the_index_reads_back(tmp_path):
     indexed(tmp_path / "out", paths)
     keys, ids, cosines = search(tmp_path / "out", read_part(paths[1]).image[[7, 400]], 3)
     assert ids[:, 0].tolist() == [307, 700] and np.allclose(cosines[:, 0], 1, atol=1e-5)
-    assert keys["key"][307].as_py() == read_part(paths[1]).keys[7] and keys["row"][307].as_py() == 7
+    found = keys.rows([307, 0, 307])
+    assert [row["key"] for row in found] == [read_part(paths[n]).keys[row] for n, row in ((1, 7), (0, 0), (1, 7))]
+    assert [(row["shard"], row["row"]) for row in found] == [(1, 7), (0, 0), (1, 7)]
 
 
 def test_a_small_table_is_searched_exactly_and_says_why(tmp_path):

@@ -226,6 +226,11 @@ class Handler(BaseHTTPRequestHandler):
         """A redirect to the address where clouds keep their secrets."""
         self.answer(302, b"", Location="http://169.254.169.254/latest/")
 
+    def to_host(self) -> None:
+        """A redirect to a picture of this server by the name that the query gives it."""
+        host = urlsplit(self.path).query
+        self.answer(302, b"", Location=f"http://{host}:{self.server.server_port}/plain.jpg")
+
     def lying_more(self) -> None:
         """Announces a terabyte."""
         self.answer(200, noise_jpeg(), length=10**12)
