@@ -12,7 +12,7 @@ from flows.retries import standing_retries
 from unclip.artifact import Artifact
 from unclip.data.digests import known_digest
 from unclip.data.source_plan import EVALUATION_FILES, HEAD_FILES, folder_digest, shard_recipes
-from unclip.recipe import Recipe, code_digest, recipe_config
+from unclip.recipe import Recipe, code_digest, digest_of, recipe_config
 from unclip.store import Store
 
 MAX_BESIDE = 2  # stages of a group that are made at the same time
@@ -212,9 +212,17 @@ class Graph:
 
 
 def pretrained_recipe(name_and_weights: str) -> str:
-    """`MODEL:WEIGHTS` with the digest of the weights where they are a file: its bytes count, not its place."""
+    """`MODEL:WEIGHTS` with the digest of the weights where they are a file: its bytes count, not its place.
+
+    Of `local-dir:FOLDER` the weights and all that is said beside them count.
+    """
     name, _, weights = name_and_weights.partition(":")
-    return f"{name}:{known_digest(Path(weights))}" if weights and Path(weights).is_file() else name_and_weights
+    if weights and Path(weights).is_file():
+        return f"{name}:{known_digest(Path(weights))}"
+    if name == "local-dir" and Path(weights).is_dir():
+        files = sorted(path for path in Path(weights).iterdir() if path.suffix in (".safetensors", ".json"))
+        return f"{name}:{digest_of({path.name: known_digest(path) for path in files})}"
+    return name_and_weights
 
 
 def open_graph(file: Path, name: str, store: Path, overrides: tuple[str, ...] = ()) -> Graph:

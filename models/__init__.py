@@ -1,1 +1,1 @@
-"""Networks and diffusion mathematics: torch and open_clip only; no files, no logging, no Prefect."""
+"""Networks and diffusion mathematics: torch, open_clip and tokenizers only; no files, no logging, no Prefect."""

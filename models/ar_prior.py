@@ -30,12 +30,20 @@ class ArPrior(nn.Module):
 
     dot_edges: Tensor  # (num_dot_buckets - 1,), rising
 
-    def __init__(self, config: ArPriorConfig, pca: Pca, embed_dim: int, vocab_size: int, context: int) -> None:
+    def __init__(
+        self,
+        config: ArPriorConfig,
+        pca: Pca,
+        embed_dim: int,
+        vocab_size: int,
+        context: int,
+        pad_id: int | None = None,
+    ) -> None:
         super().__init__()
         self.config = config
         self.pca = pca
         width, num_codes, num_buckets = config.width, pca.num_components, pca.num_buckets
-        self.caption = CaptionEncoder(config.caption, vocab_size, context)
+        self.caption = CaptionEncoder(config.caption, vocab_size, context, pad_id)
         self.text_in = nn.Linear(embed_dim, width)
         self.text_null = nn.Parameter(torch.zeros(width))
         self.dot_in = nn.Embedding(config.num_dot_buckets + 1, width)  # the last one: text dropped

@@ -18,13 +18,16 @@ MANY_SHARES = 1 << 18  # queries times keys of a head; not tuned: between maps o
 KeysValues = tuple[Tensor, Tensor]  # (B, H, S, W / H) each
 
 
-def token_mask(tokens: Tensor) -> Tensor:
+def token_mask(tokens: Tensor, pad_id: int | None = None) -> Tensor:
     """True up to and with the end token, the largest id there is. (B, L) integers to (B, L) bool.
 
-    By place, not by id: padding is 0, and so is "!" in open_clip's own vocabulary.
+    By place, not by id: padding is 0, and so is "!" in open_clip's own vocabulary. pad_id: of another tokenizer, whose
+    end token may be any, or padding itself: then True up to the last token that is not padding, and of one at least.
     """
     places = torch.arange(tokens.shape[-1], device=tokens.device)
-    return places <= tokens.argmax(dim=-1, keepdim=True)
+    if pad_id is None:
+        return places <= tokens.argmax(dim=-1, keepdim=True)
+    return places <= (places * (tokens != pad_id)).amax(dim=-1, keepdim=True)
 
 
 def timestep_embedding(t: Tensor, width: int, max_period: float = 10_000.0) -> Tensor:
@@ -180,8 +183,9 @@ class CaptionEncoder(nn.Module):
     A dropped caption is one learned token, zero at start, and padding after it.
     """
 
-    def __init__(self, config: CaptionEncoderConfig, vocab_size: int, context: int) -> None:
+    def __init__(self, config: CaptionEncoderConfig, vocab_size: int, context: int, pad_id: int | None = None) -> None:
         super().__init__()
+        self.pad_id = pad_id
         self.token = nn.Embedding(vocab_size, config.width)
         self.position = nn.Parameter(torch.empty(context, config.width))
         self.blocks = nn.ModuleList(TransformerBlock(config.width, config.heads) for _ in range(config.depth))
@@ -193,9 +197,9 @@ class CaptionEncoder(nn.Module):
     def forward(self, tokens: Tensor, drop: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Hidden states after the final layer norm (B, L, W), and the mask (B, L) of the real ones.
 
-        tokens: (B, L) integers, 0 is padding; drop: (B,) bool, True for captions to leave out.
+        tokens: (B, L) integers; drop: (B,) bool, True for captions to leave out.
         """
-        mask = token_mask(tokens)
+        mask = token_mask(tokens, self.pad_id)
         x = self.token(tokens) + self.position[: tokens.shape[1]]  # (B, L, W)
         for block in self.blocks:
             x = block(x, mask)

@@ -5,134 +5,25 @@ B batch, H, W sides in pixels, P the model's image side, L context, D embedding 
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any
 
-import open_clip
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from open_clip.coca_model import CoCa
 from open_clip.loss import ClipLoss
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.config import ClipConfig
+from models.clip_spec import ClipSpec
+from models.file_tokenizer import FileTokenizer
 from models.tokenizer import Tokenizer
 
 MAX_LOGIT_SCALE = 4.6052  # log 100: Radford et al. 2021, §2.5
 CUT = 8  # texts are cut to multiples of so many tokens
-OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
-OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClipSpec:
-    """All that builds a CLIP but its weights, JSON-able: open_clip's model configuration, vocabulary, preprocessing.
-
-    vocabulary: the byte-pair ids in use (see `Tokenizer`), None for all of them.
-    """
-
-    name: str
-    model_cfg: dict[str, Any]
-    vocabulary: tuple[int, ...] | None
-    context: int
-    embed_dim: int
-    image_px: int
-    mean: tuple[float, float, float] = OPENAI_MEAN
-    std: tuple[float, float, float] = OPENAI_STD
-    interpolation: str = "bicubic"
-    resize_mode: str = "shortest"  # or "longest", "squash": open_clip's words
-    fill: int = 0  # gray level beside the picture ("longest")
-
-    @classmethod
-    def from_config(cls, config: ClipConfig, vocabulary: Sequence[int]) -> Self:
-        """The CLIP that a pipeline trains from scratch."""
-        vision, text = config.vision, config.text
-        model_cfg = {
-            "embed_dim": config.embed_dim,
-            "vision_cfg": {
-                "image_size": vision.image_px,
-                "patch_size": vision.patch_px,
-                "width": vision.width,
-                "layers": vision.layers,
-                "head_width": vision.head_width,
-            },
-            "text_cfg": {
-                "context_length": text.context,
-                "vocab_size": Tokenizer(vocabulary, text.context).vocab_size,
-                "width": text.width,
-                "heads": text.heads,
-                "layers": text.layers,
-            },
-        }
-        return cls(
-            name="scratch",
-            model_cfg=model_cfg,
-            vocabulary=tuple(vocabulary),
-            context=text.context,
-            embed_dim=config.embed_dim,
-            image_px=vision.image_px,
-        )
-
-    @classmethod
-    def from_name(cls, name: str) -> Self:
-        """One of open_clip's named models; its weights are the caller's to load.
-
-        Raises: ValueError for an unknown name, and as `of_model`.
-        """
-        model_cfg = open_clip.get_model_config(name)
-        if model_cfg is None:
-            raise ValueError(f"clip.pretrained: open_clip has no model {name!r}; see open_clip.list_models()")
-        return cls.of_model(name, model_cfg, {})
-
-    @classmethod
-    def of_model(cls, name: str, model_cfg: dict[str, Any], preprocess: dict[str, Any]) -> Self:
-        """A model configuration of open_clip's, with what a preprocessing configuration of its says.
-
-        Raises: ValueError for what is not supported: another tokenizer than CLIP's byte pairs, a text decoder, pictures
-        that are not square.
-        """
-        text, vision = model_cfg["text_cfg"], model_cfg["vision_cfg"]
-        for is_there, what in (
-            (text.get("hf_model_name"), f"a text tower of Hugging Face's, {text.get('hf_model_name')}"),
-            (text.get("hf_tokenizer_name"), f"a tokenizer of its own, {text.get('hf_tokenizer_name')}"),
-            (text.get("tokenizer_kwargs"), f"a tokenizer with settings of its own, {text.get('tokenizer_kwargs')}"),
-            ("multimodal_cfg" in model_cfg, "a text decoder"),
-        ):
-            if is_there:
-                raise ValueError(
-                    f"clip.pretrained: {name!r} has {what}; two towers and CLIP's byte pairs are supported"
-                )
-        size = preprocess.get("size") or vision.get("image_size", 224)
-        sides = {size} if isinstance(size, int) else set(size)
-        if len(sides) != 1:
-            raise ValueError(f"clip.pretrained: {name!r} reads pictures of {size} pixels; only squares are supported")
-        known = ("mean", "std", "interpolation", "resize_mode")
-        said = {key: preprocess[key] for key in known if preprocess.get(key)}
-        said |= {key: tuple(said[key]) for key in ("mean", "std") if key in said}
-        return cls(
-            name=name,
-            model_cfg=model_cfg,
-            vocabulary=None,
-            context=text.get("context_length", 77),
-            embed_dim=model_cfg["embed_dim"],
-            image_px=sides.pop(),
-            fill=preprocess.get("fill_color") or 0,
-            **said,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """The specification as JSON knows it; `ClipSpec.from_json` reads it back."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, record: dict[str, Any]) -> Self:
-        """What `to_json` wrote."""
-        vocabulary = record["vocabulary"]
-        lists = {"vocabulary": None if vocabulary is None else tuple(vocabulary)}
-        return cls(**(record | lists | {name: tuple(record[name]) for name in ("mean", "std")}))
+DEFAULT_VOCABULARY = 49_408  # of open_clip's text towers
 
 
 class Clip(nn.Module):
@@ -141,21 +32,21 @@ class Clip(nn.Module):
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    def __init__(self, spec: ClipSpec) -> None:
+    def __init__(self, spec: ClipSpec, tokenizer_json: str = "") -> None:
         super().__init__()
         self.spec = spec
-        self.tokenizer = Tokenizer(spec.vocabulary, spec.context)
+        self.tokenizer = tokenizer_of(spec, tokenizer_json)
         self.network = build_network(spec.model_cfg)
         self.register_buffer("pixel_mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
     @property
     def vocab_size(self) -> int:
-        """One more than the largest token id, which is the end token."""
+        """One more than the largest token id; of byte pairs that is the end token."""
         return self.tokenizer.vocab_size
 
     def tokenize(self, captions: Sequence[str]) -> Tensor:
-        """Token ids (B, L) int32 of captions; 0 is padding."""
+        """Token ids (B, L) int32 of captions."""
         return self.tokenizer(captions)
 
     def preprocess(self, images: Tensor) -> Tensor:
@@ -168,20 +59,21 @@ class Clip(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Raw embeddings (B, D) float32 of images: uint8 (B, H, W, 3), or float in [-1, 1] (B, 3, H, W)."""
-        return self.network.encode_image(self.preprocess(images)).float()
+        return self.network.encode_image(self.preprocess(images), normalize=False).float()
 
     def encode_text(self, tokens: Tensor) -> Tensor:
         """Raw embeddings (B, D) float32 of token ids (B, L)."""
-        return self.network.encode_text(tokens).float()
+        return self.network.encode_text(tokens, normalize=False).float()
 
     def encode_short_text(self, tokens: Tensor) -> Tensor:
-        """As `encode_text`, without computing the padding (token 0) that follows every caption of the batch.
+        """As `encode_text`, without computing the padding that follows every caption of the batch.
 
         No caption sees what comes after it in a tower that reads from left to right; any other reads all.
         """
-        if not reads_forward(self.network):
+        padding = self.spec.tokenizer.pad_id if self.spec.tokenizer else None
+        if not reads_forward(self.network, padding):
             return self.encode_text(tokens)
-        used = (tokens != 0).any(0).nonzero()
+        used = (tokens != (padding or 0)).any(0).nonzero()
         length = int(used[-1]) + 1 if len(used) else 1
         return encode_cut_text(self.network, tokens[:, : -(-length // CUT) * CUT]).float()
 
@@ -219,11 +111,25 @@ def written_out_attention(device: torch.device) -> AbstractContextManager[None]:
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
+def tokenizer_of(spec: ClipSpec, tokenizer_json: str) -> Tokenizer | FileTokenizer:
+    """What makes token ids for a CLIP."""
+    if spec.tokenizer is None:
+        return Tokenizer(spec.vocabulary, spec.context)
+    return FileTokenizer(spec.tokenizer, tokenizer_json, spec.context, tower_vocabulary(spec.model_cfg))
+
+
+def tower_vocabulary(model_cfg: dict[str, Any]) -> int:
+    """How many token ids a text tower knows."""
+    return int(model_cfg["text_cfg"].get("vocab_size", DEFAULT_VOCABULARY))
+
+
 def build_network(model_cfg: dict[str, Any]) -> nn.Module:
     """open_clip's network of a model configuration, with random weights."""
     cfg = {name: value for name, value in model_cfg.items() if name != "custom_text"}
     if "timm_model_name" in cfg["vision_cfg"]:  # else its own weights would be fetched, to be replaced
         cfg["vision_cfg"] = {**cfg["vision_cfg"], "timm_model_pretrained": False}
+    if "multimodal_cfg" in cfg:
+        return CoCa(**cfg)
     return (CustomTextCLIP if model_cfg.get("custom_text") else CLIP)(**cfg)
 
 
@@ -240,12 +146,16 @@ def text_pooling(tower: CLIP | TextTransformer) -> tuple[str, int]:
     return tower.pool_type, tower.eos_id
 
 
-def reads_forward(network: nn.Module) -> bool:
-    """Whether a caption's embedding depends on no token after its end."""
+def reads_forward(network: nn.Module, padding: int | None = None) -> bool:
+    """Whether a caption's embedding depends on no token after its end.
+
+    padding: the id after a caption where it isn't CLIP's; pooled at the largest id, a caption may be pooled at it.
+    """
     tower = text_tower(network)
-    if tower is None or getattr(tower, "cls_emb", None) is not None:
+    if tower is None or tower.attn_mask is None or getattr(tower, "cls_emb", None) is not None:
         return False
-    return tower.attn_mask is not None and text_pooling(tower)[0] in ("argmax", "eos")
+    pool_type, end = text_pooling(tower)
+    return pool_type in ("argmax", "eos") if padding is None else pool_type == "eos" and end != padding
 
 
 def encode_cut_text(network: nn.Module, tokens: Tensor) -> Tensor:

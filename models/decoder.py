@@ -36,13 +36,15 @@ class Condition:
 class Decoder(nn.Module):
     """GLIDE's text-conditional U-Net with the image embedding in the timestep embedding and in four tokens (§2.1)."""
 
-    def __init__(self, config: DecoderConfig, embed_dim: int, vocab_size: int, context: int) -> None:
+    def __init__(
+        self, config: DecoderConfig, embed_dim: int, vocab_size: int, context: int, pad_id: int | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.schedule = named_schedule(config.schedule, config.num_steps)
         width = config.caption.width
         self.unet = UNet(config.unet, 3, 6, config.image_px, context_width=width)
-        self.caption = CaptionEncoder(config.caption, vocab_size, context)
+        self.caption = CaptionEncoder(config.caption, vocab_size, context, pad_id)
         self.null_image = nn.Parameter(torch.zeros(embed_dim))
         self.image_emb = nn.Linear(embed_dim, self.unet.emb_width)
         self.image_tokens = nn.Linear(embed_dim, config.num_image_tokens * width)

@@ -28,13 +28,15 @@ class DiffusionPrior(nn.Module):
 
     scale: Tensor  # () what unit embeddings are multiplied by; saved with the weights
 
-    def __init__(self, config: DiffusionPriorConfig, embed_dim: int, vocab_size: int, context: int) -> None:
+    def __init__(
+        self, config: DiffusionPriorConfig, embed_dim: int, vocab_size: int, context: int, pad_id: int | None = None
+    ) -> None:
         super().__init__()
         self.config = config
         self.embed_dim = embed_dim
         self.schedule = named_schedule(config.schedule, config.num_steps)
         width = config.width
-        self.caption = CaptionEncoder(config.caption, vocab_size, context)
+        self.caption = CaptionEncoder(config.caption, vocab_size, context, pad_id)
         self.caption_in = nn.Linear(config.caption.width, width)
         self.text_in = nn.Linear(embed_dim, width)
         self.text_null = nn.Parameter(torch.zeros(width))

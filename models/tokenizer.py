@@ -44,6 +44,10 @@ class Tokenizer:
             tokens[row, : len(ids)] = torch.tensor(ids, dtype=torch.int32)
         return tokens
 
+    def count(self, caption: str) -> int:
+        """How many tokens a caption has with start and end, before it is cut."""
+        return len(byte_pairs().encode(caption)) + 2
+
     def _encode(self, caption: str) -> list[int]:
         words = byte_pairs().encode(caption)[: self.context - 2]
         if self._ids is not None:

@@ -2,18 +2,18 @@
 
 from collections.abc import Sequence
 
+from models.file_tokenizer import FileTokenizer
 from models.tokenizer import Tokenizer, byte_pairs
 
 _SHOWN = 40
 
 
-def require_readable(captions: Sequence[str], tokenizer: Tokenizer) -> None:
+def require_readable(captions: Sequence[str], tokenizer: Tokenizer | FileTokenizer) -> None:
     """Raises: ValueError for a caption that is empty, or longer than CLIP reads: it would be cut without a word."""
     for caption in captions:
         if not caption.strip():
             raise ValueError("a caption is empty")
-        num_tokens = len(byte_pairs().encode(caption)) + 2  # start and end
-        if num_tokens > tokenizer.context:
+        if (num_tokens := tokenizer.count(caption)) > tokenizer.context:
             shown = caption if len(caption) <= _SHOWN else f"{caption[:_SHOWN]}…"
             raise ValueError(f"caption '{shown}' has {num_tokens} tokens, this CLIP reads {tokenizer.context}")
 

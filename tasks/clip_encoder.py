@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,14 @@ import open_clip
 import torch
 from torch import nn
 
-from models.clip import Clip, ClipSpec
+from models.clip import Clip, ClipSpec, tower_vocabulary
+from models.file_tokenizer import library_version
 from unclip.data.crops import Crop
 from unclip.data.digests import known_digest
 from unclip.data.embed import text_digest
 from unclip.data.images import Pixels
 from unclip.data.table import Floats, Tokens
+from unclip.data.tokens import OwnTokens
 from unclip.recipe import code_digest
 
 
@@ -34,8 +37,10 @@ class ClipFacts:
         if spec.resize_mode != "shortest":
             shown |= {"resize_mode": spec.resize_mode, "fill": spec.fill}
         self.preprocessing_digest = text_digest(json.dumps({"backend": "pillow", **shown}, sort_keys=True))
-        self.tokenizer = f"clip byte pairs {text_digest(json.dumps(spec.vocabulary))}"
+        self.tokenizer = tokenizer_said(spec)
         self.versions = {"torch": torch.__version__, "open_clip": open_clip.__version__}
+        if spec.tokenizer is not None:
+            self.versions["tokenizers"] = library_version()
 
     @property
     def code_digest(self) -> str:
@@ -73,6 +78,16 @@ class ClipEncoder(ClipFacts):
         if self.compute_type == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
+
+
+def tokenizer_said(spec: ClipSpec) -> str:
+    """What a table says of the tokenizer of a CLIP, wherever its file came from."""
+    own = spec.tokenizer
+    if own is None:
+        return f"clip byte pairs {text_digest(json.dumps(spec.vocabulary))}"
+    settings = {name: value for name, value in asdict(own).items() if name != "source"}
+    tokens = OwnTokens(vocab_size=tower_vocabulary(spec.model_cfg), pad_id=own.pad_id, most=own.most_tokens)
+    return tokens.said(text_digest(json.dumps(settings, sort_keys=True)))
 
 
 def as_floats(embeddings: torch.Tensor) -> Floats:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from models.ar_prior import ArPrior
-from models.clip import Clip, ClipSpec
+from models.clip import Clip, ClipSpec, tower_vocabulary
 from models.decoder import Decoder
 from models.diffusion_prior import DiffusionPrior
 from models.pca import Pca
@@ -71,7 +71,8 @@ def network_costs(pipeline: Any) -> list[Cost]:
     spec = clip_spec(pipeline.clip)
     dim, context = spec.embed_dim, spec.context
     num_codes = pipeline.pca.num_components or dim
-    sizes = {"embed_dim": dim, "vocab_size": FULL_VOCABULARY, "context": context}
+    vocab_size = FULL_VOCABULARY if spec.tokenizer is None else tower_vocabulary(spec.model_cfg)
+    sizes = {"embed_dim": dim, "vocab_size": vocab_size, "context": context}
     with torch.device("meta"):
         networks: dict[str, Clip | DiffusionPrior | ArPrior | Decoder | Upsampler] = {"clip": Clip(spec)}
         if pipeline.decoder is not None:

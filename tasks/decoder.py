@@ -13,6 +13,7 @@ from tasks.context import Context
 from tasks.train import run
 from unclip.data.dense import Dense, dense
 from unclip.data.pictures import Pictures, to_unit_range
+from unclip.data.tokens import token_sizes
 from unclip.training.job import Batch, Indices, Job
 from unclip.training.validation import validation
 
@@ -26,7 +27,7 @@ def job(ctx: Context) -> Job:
     """The decoder and its rows: shards joined by key to the embedding parts through what `select` kept."""
     network, train = ctx.config.network, ctx.config.train
     rows, held = Rows(ctx, "train"), Rows(ctx, "validation")
-    shape = {"embed_dim": rows.table.info.dimension, "vocab_size": rows.vocab_size, "context": rows.table.info.context}
+    shape = {"embed_dim": rows.table.info.dimension, **token_sizes(rows.table.tokens, rows.table.info.tokenizer)}
 
     def finish(model: nn.Module, out: Path) -> dict[str, Any]:
         (out / "config.json").write_text(json.dumps({"network": asdict(network), **shape}, indent=1))
@@ -67,11 +68,6 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.table)
-
-    @property
-    def vocab_size(self) -> int:
-        """Of the CLIP whose tokens these are: every caption ends with the end token, which is the largest."""
-        return int(self.table.tokens.max(initial=0)) + 1
 
     def keys(self, indices: Indices) -> list[str]:
         """The keys of rows."""

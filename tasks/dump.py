@@ -14,11 +14,11 @@ import torch
 from tasks.clip_encoder import ClipEncoder, encoder_of, facts_of
 from tasks.clip_files import load_clip, save_clip
 from tasks.files import write_json
-from tasks.pretrained import find_pretrained, is_pretrained, load_pretrained
+from tasks.pretrained import find_pretrained, is_pretrained
 from unclip.artifact import Artifact
 from unclip.data.config import INDEX_KINDS, EmbedConfig, FolderConfig, IndexConfig, ShardsConfig, UrlsConfig
 from unclip.data.digests import known_digest
-from unclip.data.dump import MADE_FROM
+from unclip.data.dump import CLIP_FILES, MADE_FROM
 from unclip.data.dump_engine import Engine
 from unclip.data.imports import import_dump
 from unclip.runs import last_artifacts
@@ -39,12 +39,12 @@ def clip_folder(name: str, store: Store, aside: Path, dump: Path | None = None) 
     if (Path(name) / "clip.json").is_file():
         return Path(name)
     if is_pretrained(name):
-        spec, weights = find_pretrained(name)
-        made_from = {"clip": name, "spec": spec.to_json(), "weights": known_digest(Path(weights))}
+        found = find_pretrained(name)
+        made_from = {"clip": name, "spec": found.spec.to_json(), "weights": known_digest(Path(found.weights))}
         if dump is not None and is_made_from(dump / "clip", made_from):
             return dump / "clip"
         aside.mkdir(parents=True, exist_ok=True)
-        save_clip(aside, load_pretrained(name))
+        save_clip(aside, found.load())
         write_json(aside / MADE_FROM, made_from)
         return aside
     with suppress(ValueError):
@@ -56,9 +56,12 @@ def clip_folder(name: str, store: Store, aside: Path, dump: Path | None = None) 
 
 
 def is_made_from(folder: Path, made_from: dict[str, Any]) -> bool:
-    """Whether a folder holds the CLIP that was saved from these weights."""
+    """Whether a folder holds the CLIP that was saved from these weights, whole."""
     said = folder / MADE_FROM
-    return said.is_file() and bool(json.loads(said.read_text()) == json.loads(json.dumps(made_from)))
+    files = CLIP_FILES if made_from["spec"].get("tokenizer") else CLIP_FILES[:-1]
+    if not all((folder / name).is_file() for name in (*files, MADE_FROM)):
+        return False
+    return bool(json.loads(said.read_text()) == json.loads(json.dumps(made_from)))
 
 
 def open_encoder(folder: Path, precision: str = "fp32", device: str = "cpu") -> ClipEncoder:

@@ -12,8 +12,8 @@ from torch import nn
 def save_network(out: Path, config: Any, **sizes: int) -> None:
     """Write `config.json`, which with the weights beside it is all that `tasks.loading.load_network` needs.
 
-    config: the network's dataclass; sizes: the constructor's other arguments by name (embed_dim, vocab_size, context;
-    for `prior_ar` num_components and num_buckets too).
+    config: the network's dataclass; sizes: the constructor's other arguments by name (embed_dim, vocab_size, context,
+    pad_id where there is one; for `prior_ar` num_components and num_buckets too).
     """
     write_json(out / "config.json", {"network": asdict(config), **sizes})
 

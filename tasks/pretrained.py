@@ -1,10 +1,12 @@
 """A CLIP by name: open_clip's models with its weights or a file's, from the hub, or from a folder like there.
 
-`MODEL:WEIGHTS` (WEIGHTS one of open_clip's tags, or a safetensors file), `hf-hub:ORG/NAME`, `local-dir:FOLDER`.
+`MODEL:WEIGHTS` (WEIGHTS one of open_clip's tags, or a safetensors file), `hf-hub:ORG/NAME`, `local-dir:FOLDER`. As in
+open_clip, a folder's tokenizer is in the folder, any other model's is in the repository that its configuration names.
 """
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import open_clip
 from open_clip.constants import HF_CONFIG_NAME
 
 from models.clip import Clip, ClipSpec
+from tasks.tokenizer_files import find_tokenizer, from_folder
 
 FOLDER, HUB = "local-dir:", "hf-hub:"
 
@@ -21,40 +24,51 @@ def is_pretrained(name: str) -> bool:
     return ":" in name
 
 
+@dataclass(frozen=True)
+class Found:
+    """A CLIP before its weights are read."""
+
+    spec: ClipSpec
+    tokenizer_json: str  # "" of CLIP's byte pairs
+    weights: str  # the file
+
+    def load(self) -> Clip:
+        """The CLIP with its weights. Raises: ValueError for weights that are another model's."""
+        clip = Clip(self.spec, self.tokenizer_json)
+        try:
+            open_clip.load_checkpoint(clip.network, self.weights)
+        except (RuntimeError, KeyError, AttributeError) as error:
+            first = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"clip.pretrained: {self.weights} does not hold the weights of {self.spec.name!r}: {first}"
+            ) from error
+        return clip.eval().requires_grad_(False)
+
+
 def load_pretrained(name: str) -> Clip:
-    """The open_clip model that a name means, with its weights.
-
-    Raises: ValueError as `find_pretrained`, and for weights that are another model's.
-    """
-    spec, path = find_pretrained(name)
-    clip = Clip(spec)
-    try:
-        open_clip.load_checkpoint(clip.network, path)
-    except (RuntimeError, KeyError, AttributeError) as error:
-        first = " ".join(str(error).split())[:200]
-        raise ValueError(f"clip.pretrained: {path} does not hold the weights of {spec.name!r}: {first}") from error
-    return clip.eval().requires_grad_(False)
+    """The open_clip model that a name means, with its weights. Raises: ValueError as `find_pretrained` and `load`."""
+    return find_pretrained(name).load()
 
 
-def find_pretrained(name: str) -> tuple[ClipSpec, str]:
-    """What a name means, and the file of its weights.
+def find_pretrained(name: str) -> Found:
+    """What a name means: the model, its tokenizer, the file of its weights.
 
     Raises: ValueError for an unknown model or weights, weights that would have to be unpickled, or a model that is not
     supported.
     """
     if name.startswith(FOLDER):
-        spec, path = in_folder(name, Path(name.removeprefix(FOLDER)))
+        found = in_folder(name, Path(name.removeprefix(FOLDER)))
     elif name.startswith(HUB):
-        spec, path = on_hub(name)
+        found = on_hub(name)
     else:
         model, _, weights = name.partition(":")
-        spec, path = named(model, weights)
-    if not path.endswith(".safetensors"):
-        raise ValueError(f"clip.pretrained: weights must be safetensors, got {path}; no pickle is loaded")
-    return spec, path
+        found = named(model, weights)
+    if not found.weights.endswith(".safetensors"):
+        raise ValueError(f"clip.pretrained: weights must be safetensors, got {found.weights}; no pickle is loaded")
+    return found
 
 
-def named(name: str, weights: str) -> tuple[ClipSpec, str]:
+def named(name: str, weights: str) -> Found:
     """A model of open_clip's list with the preprocessing that its weights ask for, and where they are."""
     spec = ClipSpec.from_name(name)
     tag: dict[str, Any] = open_clip.get_pretrained_cfg(name, weights) if weights else {}
@@ -62,27 +76,28 @@ def named(name: str, weights: str) -> tuple[ClipSpec, str]:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise ValueError(f"clip.pretrained: {weights!r} is neither a file nor weights of {name!r}, which has: {tags}")
     if not tag:
-        return spec, weights
+        return Found(*find_tokenizer(spec), weights)
     cfg = {**spec.model_cfg, "quick_gelu": True} if tag.get("quick_gelu") else spec.model_cfg
     preprocess = {key: value for key, value in tag.items() if key != "size"}  # the network's, as open_clip has it
-    return ClipSpec.of_model(name, cfg, preprocess), str(open_clip.download_pretrained(tag))
+    return Found(*find_tokenizer(ClipSpec.of_model(name, cfg, preprocess)), str(open_clip.download_pretrained(tag)))
 
 
-def in_folder(name: str, folder: Path) -> tuple[ClipSpec, str]:
-    """What a folder in open_clip's layout holds: open_clip_config.json and one file of weights."""
+def in_folder(name: str, folder: Path) -> Found:
+    """What a folder in open_clip's layout holds: open_clip_config.json, weights, tokenizer.json where it is needed."""
     weights = sorted(folder.glob("*.safetensors"), key=lambda path: (not path.name.startswith("open_clip"), path.name))
     if not weights:
         pickled = ", ".join(sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind)))
         raise ValueError(f"clip.pretrained: {folder} has no *.safetensors" + (f", only {pickled}" if pickled else ""))
-    return spec_of(name, folder / HF_CONFIG_NAME), str(weights[0])
+    return Found(*find_tokenizer(spec_of(name, folder / HF_CONFIG_NAME), from_folder(folder)), str(weights[0]))
 
 
-def on_hub(name: str) -> tuple[ClipSpec, str]:
+def on_hub(name: str) -> Found:
     """What a repository of the hub holds; fetched, or found in the hub's own cache."""
     repository = name.removeprefix(HUB)
     try:
         config = open_clip.download_pretrained_from_hf(repository, filename=HF_CONFIG_NAME)
-        return spec_of(name, Path(config)), str(open_clip.download_pretrained_from_hf(repository))
+        found = find_tokenizer(spec_of(name, Path(config)))
+        return Found(*found, str(open_clip.download_pretrained_from_hf(repository)))
     except (OSError, RuntimeError) as error:
         raise ValueError(f"clip.pretrained: {name} cannot be fetched: {' '.join(str(error).split())[:200]}") from error
 

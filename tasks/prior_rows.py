@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tasks.context import Context
 from unclip.data.dense import Dense, dense, take_rows
 from unclip.data.table import Part, check_agree, read_part
+from unclip.data.tokens import token_sizes
 from unclip.metrics.embeddings import embedding_figures
 from unclip.training.job import Batch, Indices
 
@@ -39,12 +40,8 @@ class Rows:
         return [self.table.keys[i] for i in indices]
 
     def sizes(self) -> dict[str, int]:
-        """What a network must know of the table: embed_dim, vocab_size, context.
-
-        The end token is the largest id and in every caption, so the vocabulary is one more than the largest id here.
-        """
-        dim, context = self.table.zi.shape[1], self.table.tokens.shape[1]
-        return {"embed_dim": dim, "vocab_size": int(self.table.tokens.max(initial=0)) + 1, "context": context}
+        """What a network must know of the table: embed_dim, and of its tokens as `token_sizes`."""
+        return {"embed_dim": self.table.zi.shape[1], **token_sizes(self.table.tokens, self.table.info.tokenizer)}
 
 
 def rows_of(ctx: Context, split: str) -> Rows:

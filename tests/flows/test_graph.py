@@ -19,9 +19,9 @@ def weights(tmp_path):
     return path
 
 
-def key_of_clip(weights, store):
+def key_of_clip(weights, store, model="ViT-S-32-alt"):
     """The key of the CLIP with these weights, over inputs that do not change."""
-    section = f"clip={{pretrained: 'ViT-S-32-alt:{weights}', min_zero_shot: 0}}"
+    section = f"clip={{pretrained: '{model}:{weights}', min_zero_shot: 0}}"
     made = {kind: (Artifact(kind, "0" * 64, store, "0" * 64),) for kind in ("source", "filter")}
     (step,) = open_graph(FILE, "shrunken", store, (section,)).steps(CLIP, made)
     return step.recipe.key
@@ -31,6 +31,17 @@ def test_other_bytes_of_weights_are_another_clip(weights, tmp_path):
     before = key_of_clip(weights, tmp_path)
     weights.write_bytes(b"other weights")
     assert key_of_clip(weights, tmp_path) != before
+
+
+@pytest.mark.parametrize("name", ["open_clip_model.safetensors", "tokenizer.json"])
+def test_a_folders_clip_is_another_with_other_files_and_the_same_elsewhere(name, tmp_path):
+    (tmp_path / "f").mkdir()
+    for file in ("open_clip_model.safetensors", "open_clip_config.json", "tokenizer.json"):
+        (tmp_path / "f" / file).write_text(file)
+    before = key_of_clip(tmp_path / "f", tmp_path, "local-dir")
+    assert key_of_clip((tmp_path / "f").rename(tmp_path / "g"), tmp_path, "local-dir") == before
+    (tmp_path / "g" / name).write_text("other")
+    assert key_of_clip(tmp_path / "g", tmp_path, "local-dir") != before
 
 
 def test_weights_moved_are_the_same_clip(weights, tmp_path):

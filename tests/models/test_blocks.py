@@ -19,6 +19,13 @@ from models.config import CaptionEncoderConfig
 TOKENS = torch.tensor([[48, 0, 7, 49, 0, 0], [48, 3, 7, 5, 6, 49]])  # 0 is a word too: "!" in open_clip's vocabulary
 
 
+def test_the_mask_of_another_tokenizer_ends_before_its_padding():
+    tokens = torch.tensor([[9, 1, 7, 1, 1, 1], [1, 1, 1, 1, 1, 1], [2, 3, 4, 5, 6, 7]])  # 1 is the end and padding
+    assert token_mask(tokens, 1).sum(1).tolist() == [3, 1, 6]
+    ended = CaptionEncoder(CaptionEncoderConfig(width=16, depth=1, heads=2), vocab_size=50, context=6, pad_id=1)
+    assert torch.equal(ended(tokens)[1], token_mask(tokens, 1))
+
+
 def random(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 

@@ -87,8 +87,16 @@ def test_the_papers_vision_tower_builds_on_the_meta_device():
     assert sum(p.numel() for p in clip.network.visual.parameters()) > 600e6
 
 
-def test_an_unknown_model_and_a_foreign_tokenizer_are_refused():
+@pytest.mark.parametrize("name", ["ViT-B-16-SigLIP2", "ViT-L-14-CLIPA", "ViT-H-14-worldwide", "coca_ViT-L-14"])
+def test_a_model_with_a_tokenizer_or_decoder_of_its_own_builds_without_its_files(name):
+    with torch.device("meta"):
+        clip = Clip(ClipSpec.from_name(name))
+    _, tokens = clip.example_inputs()
+    assert clip.encode_text(tokens).shape == (1, clip.spec.embed_dim)
+
+
+def test_an_unknown_model_and_a_foreign_text_tower_are_refused():
     with pytest.raises(ValueError, match="no model 'ViT-Q'"):
         ClipSpec.from_name("ViT-Q")
-    with pytest.raises(ValueError, match="tokenizer of its own"):
-        ClipSpec.from_name("ViT-B-16-SigLIP")
+    with pytest.raises(ValueError, match="text tower of Hugging Face's, xlm-roberta-base"):
+        ClipSpec.from_name("xlm-roberta-base-ViT-B-32")

@@ -35,6 +35,12 @@ SHAPES = {
         "vision_cfg": {"timm_model_name": "resnet10t", "timm_pool": "avg", "timm_proj": "linear",
                        "image_size": 32, "timm_model_pretrained": True},
     },
+    "coca": {
+        "custom_text": True,
+        "vision_cfg": {**SMALL["vision_cfg"], "attentional_pool": True, "attn_pooler_heads": 2, "output_tokens": True},
+        "text_cfg": {**SMALL["text_cfg"], "embed_cls": True, "output_tokens": True},
+        "multimodal_cfg": {"context_length": 20, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    },
 }  # fmt: skip
 PREPROCESS = {"mean": [0.5, 0.5, 0.5], "std": [0.2, 0.3, 0.4], "interpolation": "bilinear", "resize_mode": "squash"}
 
@@ -59,7 +65,8 @@ def test_a_folder_gives_the_embeddings_that_open_clip_gives(shape, tmp_path):
     captions = ["a dog", "a cat that sits on the table beside the window"]
     tokens = open_clip.get_tokenizer(f"local-dir:{folder}")(captions)
     with torch.inference_mode():
-        image, text = theirs.eval().encode_image(preprocess(picture)[None]), theirs.encode_text(tokens)
+        image = theirs.eval().encode_image(preprocess(picture)[None], normalize=False)
+        text = theirs.encode_text(tokens, normalize=False)
     ours = encoder.encode_image(np.array(encoder.crop(picture))[None])
     assert np.allclose(ours, image.numpy(), atol=1e-4)
     assert np.allclose(encoder.encode_text(encoder.tokenize(captions)), text.numpy(), atol=1e-5)
@@ -76,13 +83,29 @@ def test_squares_are_cut_as_open_clip_cuts_them(mode):
 
 
 def test_every_model_of_open_clip_is_known_or_refused_in_a_line():
-    known = 0
+    known, own = 0, 0
     for name in open_clip.list_models():
         try:
-            known += ClipSpec.from_name(name).name == name
+            spec = ClipSpec.from_name(name)
+            known, own = known + 1, own + (spec.tokenizer is not None)
         except ValueError as error:
-            assert str(error).startswith(f"clip.pretrained: '{name}' has ") and "\n" not in str(error)
-    assert known >= 90
+            assert str(error).startswith(f"clip.pretrained: '{name}' has a text tower of Hugging Face's, ")
+            assert "\n" not in str(error)
+    assert known >= 134 and own >= 39
+
+
+@pytest.mark.parametrize(
+    ("text_cfg", "message"),
+    [
+        ({"tokenizer_kwargs": {"clean": "lower"}}, "settings of its own, {'clean': 'lower'}: not supported"),
+        ({"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"clean": "all"}}, "settings of its own, {'clean': 'all'}"),
+        ({"hf_tokenizer_name": "a/b", "tokenizer_kwargs": {"language": "de"}}, "settings of its own"),
+        ({"hf_tokenizer_name": "a/b", "tokenizer_mode": "clips"}, "a tokenizer of its own in mode 'clips'"),
+    ],
+)
+def test_settings_of_tokenizers_that_are_not_known_are_refused(text_cfg, message):
+    with pytest.raises(ValueError, match=f"^clip.pretrained: 'x' has .*{message}"):
+        ClipSpec.of_model("x", SMALL | {"text_cfg": {**SMALL["text_cfg"], **text_cfg}}, {})
 
 
 @pytest.mark.parametrize(
@@ -94,7 +117,7 @@ def test_every_model_of_open_clip_is_known_or_refused_in_a_line():
         ("local-dir:{}/torn", "is no configuration of open_clip's"),
         ("ViT-B-32:{}/bare/w.safetensors", "does not hold the weights of 'ViT-B-32': "),
         ("ViT-B-99:openai", "open_clip has no model 'ViT-B-99'"),
-        ("ViT-B-16-SigLIP:webli", "has a tokenizer of its own"),
+        ("roberta-ViT-B-32:laion2b_s12b_b32k", "has a text tower of Hugging Face's, roberta-base"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused_in_a_line(name, message, tmp_path):

@@ -22,6 +22,7 @@ from tasks.pca_files import load_pca
 from tasks.prior_rows import prior_figures, rows_of
 from unclip.artifact import Artifact
 from unclip.data.table import Embedded, TableInfo, write_part
+from unclip.data.tokens import OwnTokens
 from unclip.training.config import TrainConfig
 
 torch.set_num_threads(1)
@@ -52,6 +53,9 @@ def part(folder, shard):
     folder.mkdir(parents=True)
     write_part(folder / "part.parquet", rows, INFO)
     return Artifact("embed", str(shard), folder, "d"), keys
+
+
+OWN = OwnTokens(vocab_size=300, pad_id=0, most=CONTEXT).said("a" * 64)
 
 
 @pytest.fixture
@@ -186,3 +190,17 @@ def test_a_stack_refuses_a_part_that_is_not_the_assembled_one(tmp_path):
     manifest.write_text('{"digest": "other"}')
     with pytest.raises(ValueError, match="is not the one that was assembled"):
         stack_parts(stack)
+
+
+@pytest.mark.parametrize("name", ["prior_diffusion", "prior_ar"])
+def test_a_prior_of_another_tokenizer_knows_its_padding_and_words_it_never_saw(ctx, name):
+    for artifact in ctx.inputs["embed"]:
+        table = pq.read_table(artifact.path / "part.parquet")
+        said = table.schema.metadata | {b"tokenizer": OWN.encode()}
+        pq.write_table(table.replace_schema_metadata(said), artifact.path / "part.parquet")
+    made = stage_of_prior(ctx, name)
+    train.work(made)
+    prior = load_prior(Artifact(name, "k", made.out, "d"))
+    tokens = torch.tensor([[299, 5, 4, 0, 0, 0]])
+    assert prior.caption.pad_id == 0 and prior.caption(tokens)[1].sum() == 3
+    assert prior.sample(F.normalize(torch.ones(1, DIM), dim=1), tokens).shape == (1, DIM)

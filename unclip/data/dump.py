@@ -1,7 +1,8 @@
 """The data team's dump: any folder or shards as an embedding table with an index, searchable, added to, checked.
 
 A dump is `parts/NNNNNN.parquet` with `.rows.parquet`, `.rejects.parquet` and `.json` beside each, `index.faiss`,
-`keys.parquet`, `clip/` (weights and clip.json) and `manifest.json`, which is written last.
+`keys.parquet`, `clip/` (weights, clip.json, the tokenizer.json of a CLIP that has one) and `manifest.json`, which is
+written last.
 """
 
 import fcntl
@@ -36,6 +37,7 @@ from unclip.data.versions import versions_line, versions_of
 from unclip.recipe import code_digest, digest_of
 
 MADE_FROM = "made_from.json"  # of a pretrained CLIP: the name and the digest of its file
+CLIP_FILES = ("weights.safetensors", "clip.json", "tokenizer.json")  # the last not of every CLIP
 ASIDE = ".part-"  # folders of parts that are being written
 DEFAULT_INDEX = IndexConfig()
 MAKING_PARTS = ("unclip.data.part_files",)  # and all that they import
@@ -76,7 +78,7 @@ def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None
     clear_aside(parts)
     missing = plan.missing()
     surplus = plan.surplus()
-    if missing or surplus or not is_finished(out, plan.index):
+    if missing or surplus or not is_finished(out, plan.index, clip):
         (out / "manifest.json").unlink(missing_ok=True)
         engine.embed(plan.jobs(missing), progress)
         clear_aside(parts)
@@ -215,13 +217,14 @@ def finish(out: Path, config: IndexConfig = DEFAULT_INDEX) -> None:
     write_record(out / "manifest.json", manifest)
 
 
-def is_finished(out: Path, index: IndexConfig) -> bool:
-    """Whether the dump has its manifest and what this says is beside the parts: CLIP, key map, the index as set."""
+def is_finished(out: Path, index: IndexConfig, clip: Path) -> bool:
+    """Whether the dump has its manifest and what this says is beside the parts: key map, the index as set, its CLIP."""
     manifest = record_or_none(out / "manifest.json", "files", "rows", "refused", "index", "versions")
     if manifest is None or manifest.get("index_settings") != asdict(index):
         return False
     beside = [name for name in manifest["files"] if "/" not in name]
-    return all((out / name).is_file() for name in (*beside, "clip/clip.json", "clip/weights.safetensors"))
+    beside += [f"clip/{name}" for name in CLIP_FILES if (clip / name).is_file()]
+    return all((out / name).is_file() for name in beside)
 
 
 def part_is_there(out: Path, shard: int, recipe: dict[str, Any]) -> bool:
@@ -279,7 +282,7 @@ def copy_clip(clip: Path, folder: Path, facts: EncoderFacts) -> None:
     is_there = weights.is_file() and known_digest(weights) == facts.weights_digest
     if clip.resolve() == folder.resolve():
         return
-    for name in ("weights.safetensors", "clip.json", MADE_FROM):
+    for name in (*CLIP_FILES, MADE_FROM):
         if (clip / name).is_file() and not (is_there and name == weights.name):
             shutil.copyfile(clip / name, folder / f".{name}")
             os.replace(folder / f".{name}", folder / name)

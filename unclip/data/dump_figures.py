@@ -14,6 +14,7 @@ from unclip.data.dump import part_paths, refused
 from unclip.data.dump_records import read_record, record_or_none
 from unclip.data.spreads import Spread, drawn_rows, repeated
 from unclip.data.table import AGREEING, EMBEDDED, NOT_IMPORTED, Floats, TableInfo, check_agree, matrix, unit
+from unclip.data.tokens import num_filled, num_tokens
 from unclip.data.versions import versions_of
 
 DUPLICATE_COSINE = 0.9999
@@ -28,6 +29,7 @@ KINDS = {  # files of a dump by how their names end; the first that fits
     ".ivfdata": "index",
     ".parquet": "embeddings",
     ".safetensors": "CLIP",
+    "tokenizer.json": "CLIP",
     ".tar": "pictures",
     "": "records",
 }
@@ -59,10 +61,7 @@ def inspect_dump(dump: Path, seed: int = 0) -> dict[str, Any]:
 
 
 def column_figures(parts: Sequence[Path], info: TableInfo) -> dict[str, Any]:
-    """The spread of norms, CLIP scores, caption lengths and tokens over every row, and captions that fill the context.
-
-    L tokens a row; the last is not 0 where the caption is as long as the context or was cut.
-    """
+    """The spread of norms, CLIP scores, tokens and captions over every row; captions that fill the context."""
     present = [name for name in FIGURED if info.origin == EMBEDDED or name not in NOT_IMPORTED]
     spreads: dict[str, Spread] = defaultdict(Spread)
     num_full = 0
@@ -75,8 +74,8 @@ def column_figures(parts: Sequence[Path], info: TableInfo) -> dict[str, Any]:
         spreads["caption_chars"].add(np.array(lengths, np.float32))
         if "tokens" in present:
             tokens = matrix(table["tokens"], info.context)
-            spreads["caption_tokens"].add((tokens != 0).sum(1).astype(np.float32))
-            num_full += int((tokens[:, -1] != 0).sum())
+            spreads["caption_tokens"].add(num_tokens(tokens, info.tokenizer).astype(np.float32))
+            num_full += num_filled(tokens, info.tokenizer)
     return {name: spread.figures() for name, spread in spreads.items()} | {"context_filled": num_full}
 
 

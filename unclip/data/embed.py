@@ -19,6 +19,7 @@ from unclip.data.images import Pixels
 from unclip.data.listings import Listing
 from unclip.data.rows import Row, refusals
 from unclip.data.table import Embedded, Floats, TableInfo, Tokens, storable, versions_json
+from unclip.data.tokens import num_filled, num_tokens
 
 MIN_CHECK_COSINE = 0.999  # float16 storage costs 3e-8, bf16 in another place of a batch about 1e-4
 TAIL = 16  # a shard's last batch is padded to a multiple of so many rows
@@ -54,7 +55,7 @@ class Encoder(EncoderFacts, Protocol):
     crop: Crop
 
     def tokenize(self, captions: list[str]) -> Tokens:
-        """Token ids (B, L); 0 is padding."""
+        """Token ids (B, L), padded as `unclip.data.tokens` knows by the tokenizer's name."""
         ...
 
     def encode_image(self, pixels: Pixels) -> Floats:
@@ -75,11 +76,12 @@ class Made:
     places: list[int]  # of the embedded rows
     embedded: Embedded
     unembeddable: list[int]  # places of rows whose embeddings cannot be stored
+    tokenizer: str
 
     @property
     def context_filled(self) -> int:
         """How many captions are as long as the context, or were cut to it."""
-        return int((self.embedded.tokens[:, -1] != 0).sum())
+        return num_filled(self.embedded.tokens, self.tokenizer)
 
     @property
     def refused(self) -> dict[str, int]:
@@ -126,7 +128,7 @@ def finished(listing: Listing, rows: list[Row], images: list[Floats], encoder: E
         captions=[rows[i].caption for i in kept],
     )
     bad = [i for i, is_good in zip(places, good, strict=True) if not is_good]
-    return Made(listing, rows, kept, embedded, bad)
+    return Made(listing, rows, kept, embedded, bad, encoder.tokenizer)
 
 
 def encode_texts(encoder: Encoder, tokens: Tokens, batch_size: int) -> Floats:
@@ -134,7 +136,7 @@ def encode_texts(encoder: Encoder, tokens: Tokens, batch_size: int) -> Floats:
 
     Captions of like length go together: an encoder that need not read the padding after them has less to do.
     """
-    order = np.argsort((tokens != 0).sum(axis=1), kind="stable")
+    order = np.argsort(num_tokens(tokens, encoder.tokenizer), kind="stable")
     text = np.empty((len(tokens), encoder.dimension), np.float32)
     for start in range(0, len(tokens), batch_size):
         rows = order[start : start + batch_size]
