@@ -64,7 +64,10 @@ def find_pretrained(name: str) -> Found:
         model, _, weights = name.partition(":")
         found = named(model, weights)
     if not found.weights.endswith(".safetensors"):
-        raise ValueError(f"clip.pretrained: weights must be safetensors, got {found.weights}; no pickle is loaded")
+        raise ValueError(
+            f"clip.pretrained: weights must be safetensors, got {found.weights}; no pickle is loaded. If you trust it: "
+            "safetensors.torch.save_file(open_clip.factory.load_state_dict(FILE), OUT)"
+        )
     return found
 
 
