@@ -5,12 +5,17 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.cli import STORE, Json, StoreDir, app
 from flows.terminal import err, lost_rows
+
+if TYPE_CHECKING:
+    from flows.config import Runner
+    from unclip.data.config import EmbedConfig
+    from unclip.data.dump_engine import Engine
 
 SET_HELP = "Of a URL list: urls.FIELD=value or download.FIELD=value, may be given again"
 Clip = typer.Option("--clip", help="MODEL:WEIGHTS of open_clip, a folder with clip.json, or a pipeline's CLIP")
@@ -50,45 +55,59 @@ def embed(
 ) -> None:
     """Embed images and captions to Parquet and FAISS. Example: unclip embed photos --out dump --clip shapes"""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: its idle threads leave the cores to decoding
-    from tempfile import TemporaryDirectory
-
-    from flows.embedding import on_cluster, runner_of
+    from flows.embedding import runner_of
     from flows.list_settings import source_and_how
-    from tasks.dump import clip_folder, default_workers, dump_source, engine_of, index_config, known_devices
+    from tasks.dump import default_workers, dump_source, index_config
     from unclip.data.config import EmbedConfig
     from unclip.data.dump import fill_dump
     from unclip.data.fetched import FetchedConfig, fetch_list
-    from unclip.data.index_figures import index_line
-    from unclip.store import Store
 
-    devices = device.split(",") if device else []
-    cluster = runner_of(runner) if runner else None
+    cluster = runner_of(runner, device, workers) if runner else None
     if cluster:
-        if workers or len(devices) > 1:
-            raise ValueError("--runner takes one --device and --workers 0: its workers start no others")
         source, target, store, workers = os.path.abspath(source), target.absolute(), store.absolute(), 0
-        store.mkdir(parents=True, exist_ok=True)
-    num_workers = default_workers() if workers is None else workers
     index = index_config(index_kind, min_recall)
+    num_workers = default_workers() if workers is None else workers
     config = EmbedConfig(batch_size=batch_size, precision=precision, workers=num_workers)
     there, how = source_and_how(dump_source(source, captions), target, overrides, allow_private, retry)
+    with _engine(clip, config, device, cluster, store, target) as (engine, folder), _bars() as bar:
+
+        def fetch() -> None:
+            assert isinstance(there, FetchedConfig)
+            fetch_list(there.urls, how, there.folder, bar("fetch"), again=retry)
+
+        manifest = fill_dump(there, target, engine, folder, bar("embed"), fetch, index)
+    _print_made(manifest, target, as_json)
+
+
+@contextmanager
+def _engine(
+    clip: str, config: "EmbedConfig", device: str | None, cluster: "Runner | None", store: Path, target: Path
+) -> Iterator[tuple["Engine", Path]]:
+    """What embeds, here or on a cluster, and the folder of its CLIP."""
+    from tempfile import TemporaryDirectory
+
+    from flows.embedding import on_cluster
+    from tasks.dump import clip_folder, engine_of, known_devices
+    from unclip.store import Store
+
+    if cluster:  # its workers read the CLIP in the store
+        store.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=store if cluster else None) as aside:
         folder = clip_folder(clip, Store(store), Path(aside), target).absolute()
-        engine = engine_of(folder, config, devices or known_devices()[:1], cluster.num_workers if cluster else None)
-        if cluster:
-            engine = on_cluster(engine, cluster, store)
-        with _bars() as bar:
+        devices = device.split(",") if device else known_devices()[:1]
+        engine = engine_of(folder, config, devices, cluster.num_workers if cluster else None)
+        yield on_cluster(engine, cluster, store) if cluster else engine, folder
 
-            def fetch() -> None:
-                assert isinstance(there, FetchedConfig)
-                fetch_list(there.urls, how, there.folder, bar("fetch"), again=retry)
 
-            manifest = fill_dump(there, target, engine, folder, bar("embed"), fetch, index)
-    lost = f"; {lost_rows(manifest['refused'])}: see {target}/parts" if manifest["refused"] else ""
-    done = f"{manifest['embedded_shards']} of {manifest['shards']} parts embedded now"
+def _print_made(manifest: dict[str, Any], target: Path, as_json: bool) -> None:
+    """What was made, what was lost, and the index."""
+    from unclip.data.index_figures import index_line
+
     if as_json:
         print(json.dumps(manifest, indent=1))
         return
+    lost = f"; {lost_rows(manifest['refused'])}: see {target}/parts" if manifest["refused"] else ""
+    done = f"{manifest['embedded_shards']} of {manifest['shards']} parts embedded now"
     print(f"{manifest['rows']} rows in {target}, {done}{lost}")
     print(index_line(manifest["index"]))
     if manifest["other_versions"]:

@@ -81,11 +81,13 @@ def on_cluster(engine: Engine, runner: Runner, store: Path) -> ClusterEngine:
     return ClusterEngine(engine.facts, engine.openers, engine.batch_size, runner=runner, store=store)
 
 
-def runner_of(text: str) -> Runner:
+def runner_of(text: str, device: str | None, workers: int | None) -> Runner:
     """The cluster that `--runner` names: `KIND:N` for one of N workers here, `KIND:ADDRESS` for one that runs.
 
-    Raises: ValueError for another kind, or one that is not installed.
+    Raises: ValueError for another kind, one that is not installed, or options of one process beside it.
     """
+    if workers or "," in (device or ""):
+        raise ValueError("--runner takes one --device and --workers 0: its workers start no others")
     kind, _, where = text.partition(":")
     if kind not in CLUSTERS or not where:
         raise ValueError(f"--runner must be dask:N, ray:N or dask:ADDRESS, ray:ADDRESS; got '{text}'")
