@@ -6,6 +6,7 @@ D dimensions.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,18 +130,35 @@ def cells(rows: RawRows, drawn: Draw, members: Indices, rng: np.random.Generator
         yield np.array(members)
         return
     branches = int(np.clip(-(-2 * len(members) // CELL_ROWS), 2, MAX_BRANCHES))
-    seed = int(rng.integers(2**31))
+    branch_of = split(rows, drawn, members, branches, int(rng.integers(2**31)))
+    for branch in range(branches):
+        yield from cells(rows, drawn, members[branch_of == branch], rng)
+
+
+def split(rows: RawRows, drawn: Draw, members: Indices, branches: int, seed: int) -> NDArray[np.int8]:
+    """The branch of each member: that of the nearest centroid of k-means over a sample."""
     sample = rows.unit(drawn.of(members, branches * ROWS_PER_BRANCH, seed))
     kmeans = faiss.Kmeans(sample.shape[1], branches, niter=ITERATIONS, seed=seed, spherical=True)
-    kmeans.train(sample)
+    with one_faiss_thread():
+        kmeans.train(sample)
     nearest = np.empty(len(members), np.int8)
     for start in range(0, len(members), COMPARED_ROWS):
         here = slice(start, start + COMPARED_ROWS)
         nearest[here] = (rows.unit(members[here]) @ kmeans.centroids.T).argmax(axis=1)
     if (nearest == nearest[0]).all():  # nothing tells them apart: cut anyhow, else it would never end
         nearest = (drawn.numbers(members, seed) % np.uint64(branches)).astype(np.int8)
-    for branch in range(branches):
-        yield from cells(rows, drawn, members[nearest == branch], rng)
+    return nearest
+
+
+@contextmanager
+def one_faiss_thread() -> Iterator[None]:
+    """faiss computes on one thread: more would spin for what a sample takes, beside the products that come next."""
+    usual = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(usual)
 
 
 def pair_recall(rows: RawRows, probes: Indices, groups: Groups, min_cosine: float) -> tuple[float | None, int]:
