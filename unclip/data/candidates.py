@@ -52,7 +52,7 @@ class Candidates:
         self._read(filtered)
         joined = {name: Column(dtype, work) for name, dtype in JOINED.items()}
         for number, path in enumerate(parts):
-            mine = slice(*np.searchsorted(self.shard, [number, number + 1]).tolist())
+            mine = slice(*np.searchsorted(self.shard, np.array([number, number + 1], np.int32)).tolist())
             found = self._joined(self.keys[mine], path, aesthetic[number] if aesthetic else None)
             for name, column in joined.items():
                 column.append(found[name])
@@ -80,7 +80,7 @@ class Candidates:
             self.rejected |= {row["key"]: row["reason"] for row in pq.read_table(rejects).to_pylist()}
         out = {name: np.full(len(keys), NOTHING[name], JOINED[name]) for name in JOINED}
         part = pq.read_table(path, columns=["key", "caption", "clip_score"])
-        place = pc.index_in(keys.cast(pa.string()), part["key"].combine_chunks())
+        place = pc.index_in(keys, part["key"].combine_chunks().cast(pa.large_string()))  # Arrow narrows no late slice
         mine, row = np.flatnonzero(place.is_valid().to_numpy(zero_copy_only=False)), place.drop_null().to_numpy()
         out["row"][mine], out["score"][mine] = row, part["clip_score"].to_numpy()[row]
         out["caption"][mine] = [number_of(plain(text)) for text in part["caption"].take(pa.array(row)).to_pylist()]

@@ -55,6 +55,8 @@ def fetch_list(
             fetch_again(place, shard, how)
         elif not is_fetched(place, recipe):
             fetch_shard(config, shard, how, recipe, place)
+        else:
+            clear_left(place)
         progress(shard + 1, len(recipes))
     return FetchedConfig(urls=config, folder=folder)
 
@@ -74,7 +76,7 @@ def fetch_again(place: Path, shard: int, how: DownloadConfig) -> None:
     """Ask again for the rows of a fetched shard that may pass; what it is known by stays."""
     counts = ask_again(place, aside_of(place), shard, how)
     if counts is None:
-        shutil.rmtree(aside_of(place), ignore_errors=True)
+        clear_left(place)
     else:
         publish(aside_of(place), place, read_record(place / RECORD, "recipe", "list"), counts)
 
@@ -84,12 +86,23 @@ def publish(aside: Path, place: Path, said: dict[str, Any], counts: dict[str, An
     shutil.rmtree(aside / WORK, ignore_errors=True)
     write_record(aside / RECORD, said | {name: counts[name] for name in ("rows", "kept", "refused")})
     (aside / ASKED).unlink(missing_ok=True)
-    old = place.with_name(f".{place.name}.old")
+    old = old_of(place)
     shutil.rmtree(old, ignore_errors=True)
     if place.exists():
         os.replace(place, old)
     os.replace(aside, place)
-    shutil.rmtree(old, ignore_errors=True)
+    clear_left(place)
+
+
+def clear_left(place: Path) -> None:
+    """Remove what a killed run left beside a shard that is whole."""
+    for left in (aside_of(place), old_of(place)):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def old_of(place: Path) -> Path:
+    """Where the shard of before is while a new one takes its place."""
+    return place.with_name(f".{place.name}.old")
 
 
 def aside_of(place: Path) -> Path:

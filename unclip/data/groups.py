@@ -82,6 +82,8 @@ class Joining:
 
     def join(self, pairs: Pairs) -> None:
         """Make one group of the groups of each pair."""
+        if not len(pairs):
+            return
         self._waiting.append(pairs)
         self._num_waiting += len(pairs)
         if self._num_waiting > SETTLE_PAIRS + len(self._groups):

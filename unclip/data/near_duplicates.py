@@ -1,8 +1,8 @@
 """Near duplicates by embedding: exact where rows are few, else inside the cells of several clusterings.
 
 A clustering is a tree of k-means: a cell with more rows than are compared with each other at once is split again. So
-work grows with n log n; vectors are read from a file, a cell at a time, and in memory is a byte a row. N rows,
-D dimensions.
+work grows with n log n; vectors are read from a file, a cell at a time; in memory are a byte a row and the numbers of
+one branch at a time. N rows, D dimensions.
 """
 
 from collections.abc import Iterator

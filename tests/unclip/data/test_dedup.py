@@ -26,6 +26,8 @@ def brute_force(hashes, max_hamming):
 
 @pytest.mark.parametrize("max_hamming", [0, 1, 2, 4])
 def test_near_hashes_are_those_of_a_brute_force_search(max_hamming, monkeypatch):
+    for name in ("unclip.data.groups.BLOCK_ROWS", "unclip.data.scratch.BLOCK_ROWS"):
+        monkeypatch.setattr(name, 16)
     monkeypatch.setattr("unclip.data.dedup.COMPARED_ROWS", 3)
     rng = np.random.default_rng(0)
     base = rng.integers(0, 2**63, 20, dtype=np.uint64)

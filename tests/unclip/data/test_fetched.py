@@ -162,6 +162,14 @@ def test_a_shard_that_was_being_put_in_its_place_is_found(busy):
     assert dict(Handler.asked) == asked and (dump / "pictures" / "000000" / "shard.tar").is_file()
 
 
+def test_what_a_killed_run_left_beside_a_whole_shard_goes(busy):
+    config, dump = busy
+    for name in (".000000", ".000001.old"):
+        (dump / "pictures" / name).mkdir()
+    fetch_list(config, replace(HOW, retries=0), dump / "pictures", quiet)
+    assert sorted(path.name for path in (dump / "pictures").iterdir()) == ["000000", "000001"]
+
+
 def test_pictures_without_a_part_are_kept_from_another_list_too(fetched, tmp_path):
     other = write_list(tmp_path / "other.csv", [("http://127.0.0.1:9/none.jpg", "a word")])
     pictures = fetched[0] / "dump" / "pictures"

@@ -63,10 +63,10 @@ def test_the_funnel_adds_up_and_nothing_is_lost(tmp_path):
 
 
 def test_duplicates_stay_where_they_are_not_dropped_but_in_one_split(tmp_path):
-    scores = scores_of(tmp_path, [sample(i, seed=i % 3) for i in range(30)])
-    kept, dropped, _ = run(FilterConfig(drop_duplicates=False, test_fraction=0.5), scores)
+    scores = changed(scores_of(tmp_path, [sample(i, seed=i % 3) for i in range(30)]), "split", 4, "test")
+    kept, dropped, _ = run(FilterConfig(drop_duplicates=False, test_fraction=0, validation_fraction=0), scores)
     split = kept["split"].to_pylist()
-    assert dropped == {} and all(len(set(split[i::3])) == 1 for i in range(3))
+    assert dropped == {} and set(split[1::3]) == {"test"} and set(split[0::3] + split[2::3]) == {"train"}
 
 
 @pytest.mark.parametrize("max_hamming", [None, 4])
