@@ -26,21 +26,21 @@ INTERRUPTED = "interrupted: the parts that are written stay; run again"
 
 @dataclass(frozen=True)
 class Share:
-    """Some shards and what embeds them, as they may go to another process."""
+    """A shard and what embeds it, as they may go to another process."""
 
     opener: "partial[Encoder]"
     engine: Engine
-    jobs: Sequence[Job]
+    job: Job
 
     def do(self) -> None:
-        """Write their parts into the dump."""
+        """Write its part into the dump."""
         encoder = opened(self.opener.func, *self.opener.args)
-        embed_jobs(self.jobs, encoder, self.engine, lambda done, of: None)
+        embed_jobs([self.job], encoder, self.engine, lambda done, of: None)
 
 
 @lru_cache(maxsize=1)
 def opened(open_encoder: Callable[..., Encoder], *arguments: Any) -> Encoder:
-    """The encoder of this process, for all the shares that come to it."""
+    """The encoder of this process, for all the shards that come to it."""
     return open_encoder(*arguments)
 
 
@@ -65,15 +65,14 @@ class ClusterEngine(Engine):
             server.close()
 
     def _spread(self, jobs: Sequence[Job], progress: Progress) -> None:
-        from flows.spread import MAX_TASKS, Workers  # Prefect, which reads its settings once
+        from flows.spread import Workers  # Prefect, which reads its settings once
 
         (opener,) = self.openers
         assert isinstance(opener, partial)
-        engine, size = Engine(self.facts, self.openers, self.batch_size), -(-len(jobs) // MAX_TASKS)
-        shares = [Share(opener, engine, jobs[start : start + size]) for start in range(0, len(jobs), size)]
+        engine = Engine(self.facts, self.openers, self.batch_size)
         with Workers(self.runner) as workers:
-            for done in workers.spread(shares, "embed"):
-                progress(min(done * size, len(jobs)), len(jobs))
+            for done in workers.spread([Share(opener, engine, job) for job in jobs], "embed"):
+                progress(done, len(jobs))
 
 
 def on_cluster(engine: Engine, runner: Runner, store: Path) -> ClusterEngine:

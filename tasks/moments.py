@@ -30,9 +30,7 @@ class Kept:
     """What is kept of a part: the moments of its kept rows, a sample of them, what the part says of itself."""
 
     moments: Moments
-    sample: NDArray[
-        np.float16
-    ]  # (at most SAMPLE_ROWS, D) as stored, in the order of a draw: its first rows are one too
+    sample: NDArray[np.float16]  # (at most SAMPLE_ROWS, D) in the order of a draw: its first rows are one too
     info: TableInfo
 
 

@@ -3,7 +3,6 @@
 What transformers reads of these files when open_clip asks for a tokenizer is read here, and the same is made of it.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,6 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
 from models.clip import ClipSpec, tokenizer_of
 from models.file_tokenizer import FileTokenizer, TokenizerSpec, library_of
+from unclip.data.embed import text_digest
 
 FILE = "tokenizer.json"
 CONFIG, SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
@@ -67,7 +67,7 @@ def settle(own: TokenizerSpec, text: str, said: Mapping[str, Any]) -> TokenizerS
     left = str(said.get("tokenizer_class", "")).startswith(READS_LEFT)
     return replace(
         own,
-        digest=digest_of_text(text),
+        digest=text_digest(text),
         pad_id=ids["pad_token"],
         sep_id=ids["sep_token"] if own.strip_sep_token else None,
         padding_side=said.get("padding_side", "left" if left else "right"),
@@ -128,11 +128,6 @@ def from_hub(repository: str) -> Read:
     return read
 
 
-def digest_of_text(text: str) -> str:
-    """SHA-256 of a file's text."""
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
 def saved_tokenizer(folder: Path, spec: ClipSpec) -> str:
     """The tokenizer.json beside a CLIP that was saved; "" for CLIP's byte pairs.
 
@@ -141,7 +136,7 @@ def saved_tokenizer(folder: Path, spec: ClipSpec) -> str:
     if spec.tokenizer is None:
         return ""
     text = from_folder(folder)(FILE)
-    if text is None or digest_of_text(text) != spec.tokenizer.digest:
+    if text is None or text_digest(text) != spec.tokenizer.digest:
         what = "is missing" if text is None else "is not the one that this CLIP was saved with"
         raise ValueError(f"{folder / FILE} {what}: its tokens would be other ones")
     return text

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from unclip.data.groups import Groups, Indices, Joining, Mask, Pairs, buckets, e
 from unclip.data.scratch import blocks
 
 TRAIN, VALIDATION, TEST = range(3)
-COMPARED_ROWS = 1024  # whose hashes are compared with those of their bucket at once
+COMPARED_HASHES = 1024  # whose hashes are compared with those of their bucket at once
 
 
 def number_of(text: str) -> int:
@@ -32,12 +33,7 @@ def near_hashes(
     """
     edges = np.linspace(0, 64, max_hamming + 2).astype(int)
     for start, stop in pairwise(edges.tolist()):
-
-        def piece(
-            values: NDArray[np.uint64], start: np.uint64 = np.uint64(start), width: int = stop - start
-        ) -> NDArray[np.uint64]:
-            return (values >> start) & np.uint64((1 << width) - 1)
-
+        piece = partial(bits_of, start=start, num=stop - start)
         for rows, found in buckets(hashes, piece, mine, work):
             part = piece(found)
             order = np.argsort(part, kind="stable")
@@ -45,11 +41,16 @@ def near_hashes(
                 yield from (rows[alike[pairs]] for pairs in near_in(found[alike], max_hamming))
 
 
+def bits_of(hashes: NDArray[np.uint64], start: int, num: int) -> NDArray[np.uint64]:
+    """So many bits of each hash, from `start` on."""
+    return (hashes >> np.uint64(start)) & np.uint64((1 << num) - 1)
+
+
 def near_in(hashes: NDArray[np.uint64], max_hamming: int) -> Iterator[Pairs]:
     """The pairs of `near_hashes` among all of some hashes, each once."""
-    for first in range(0, len(hashes) - 1, COMPARED_ROWS):
-        for second in range(first, len(hashes), COMPARED_ROWS):
-            some, others = hashes[first : first + COMPARED_ROWS], hashes[second : second + COMPARED_ROWS]
+    for first in range(0, len(hashes) - 1, COMPARED_HASHES):
+        for second in range(first, len(hashes), COMPARED_HASHES):
+            some, others = hashes[first : first + COMPARED_HASHES], hashes[second : second + COMPARED_HASHES]
             one, other = np.nonzero(np.bitwise_count(some[:, None] ^ others[None]) <= max_hamming)
             yield np.stack([one + first, other + second], axis=1)[second + other > first + one]
 

@@ -27,9 +27,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-LIMITS = (
-    "UNCLIP_FETCH_LIMITS"  # environment variable: schemes, allow_private, timeout_s, max_bytes; marks, blocked: files
-)
+LIMITS = "UNCLIP_FETCH_LIMITS"  # variable: schemes, allow_private, timeout_s, max_bytes; files: marks, blocked
 PRIVATE = "private address"  # how the messages below begin
 SCHEME = "scheme not allowed"
 BLOCKED = "blocked domain"

@@ -43,7 +43,7 @@ def write_keys(parts: Sequence[Path], path: Path) -> None:
             writer.write_table(pa.table([table["key"], *places, table["caption"]], schema=schema))
 
 
-class KeyMap:
+class IndexKeys:
     """Key, shard, row and caption by index id, of which only what is asked for is read."""
 
     def __init__(self, file: pq.ParquetFile) -> None:
@@ -65,7 +65,7 @@ class KeyMap:
         ]
 
 
-def search(folder: Path, queries: Floats, k: int) -> tuple[KeyMap, NDArray[np.int64], Floats]:
+def search(folder: Path, queries: Floats, k: int) -> tuple[IndexKeys, NDArray[np.int64], Floats]:
     """The key map, and of each unit query (Q, D) the ids (Q, k) of the nearest images and their cosines.
 
     Product codes are refined from `parts/*.parquet` beside the index.
@@ -79,7 +79,7 @@ def search(folder: Path, queries: Floats, k: int) -> tuple[KeyMap, NDArray[np.in
     return keys, ids, cosines
 
 
-def open_with_keys(folder: Path) -> tuple[Any, KeyMap]:
+def open_with_keys(folder: Path) -> tuple[Any, IndexKeys]:
     """An index and its key map, opened while neither was replaced; of different sizes only where they stay so.
 
     Raises: ValueError when the key map lacks a column.
@@ -91,7 +91,7 @@ def open_with_keys(folder: Path) -> tuple[Any, KeyMap]:
         file = pq.ParquetFile(folder / "keys.parquet")
         if lacking := [name for name in KEY_COLUMNS if name not in file.schema_arrow.names]:
             raise ValueError(f"{folder}/keys.parquet is damaged: it has no column {', '.join(lacking)}")
-        keys = KeyMap(file)
+        keys = IndexKeys(file)
         if written(folder) == before and (index.ntotal == len(keys) or time.monotonic() > until):
             return index, keys
 

@@ -3,8 +3,9 @@
 N rows, D dimensions. In memory are the rows that are too near, and of the others a few bytes each.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from unclip.data.raw_rows import RawRows
 from unclip.data.scratch import places
 from unclip.data.table import Floats
 
+Blocks = Callable[[], Iterator[tuple[Indices, Floats]]]  # rows and their unit vectors (N, D), read anew each time
 EXACT_PAIRS = 10**10  # of a training and a held-out row: two minutes of two cores at 768 dimensions
 
 
@@ -52,27 +54,43 @@ def find_leaks(
     found. held_out: (N,), of the others each is a training row; work: a folder for a while.
     """
     training, others = places(~held_out, work), places(held_out, work)
+
+    def leaking(some: Indices) -> Near:
+        return best(between(partial(taken_of, rows, training), partial(taken_of, rows, some), max_cosine))
+
     pairs = len(training) * len(others)
     told = f"{len(training)} training rows x {len(others)} held out"
     if pairs <= exact_pairs:
-        found = best(between(rows, training, others, max_cosine))
-        return Leaks(found, {"search": "exact", "reason": f"{told}, at most {exact_pairs}", "leak_recall": 1.0})
+        return Leaks(
+            leaking(others), {"search": "exact", "reason": f"{told}, at most {exact_pairs}", "leak_recall": 1.0}
+        )
     drawn = Draw(rows.digests(work))
     found = in_cells(rows, drawn, held_out, max_cosine, seed, work)
-    true = best(between(rows, training, np.sort(drawn.of(others, NUM_PROBES, seed)), max_cosine)).rows
+    true = leaking(np.sort(drawn.of(others, NUM_PROBES, seed))).rows
     recall = float(np.isin(true, found.rows).mean()) if len(true) else None
     figures = {"search": "clustered", "reason": f"{told}, more than {exact_pairs}", "leak_recall": recall}
     return Leaks(found, figures | {"leaks_checked": len(true)})
 
 
-def between(rows: RawRows, mine: Indices, others: Indices, max_cosine: float) -> Iterator[Near]:
+def between(mine: Blocks, others: Blocks, max_cosine: float) -> Iterator[Near]:
     """Of my rows those that are nearer than `max_cosine` to one of the others, a block of each in memory."""
-    for start in range(0, len(mine), COMPARED_ROWS):
-        block = mine[start : start + COMPARED_ROWS]
-        vectors = rows.unit(block)
-        for first in range(0, len(others), COMPARED_ROWS):
-            theirs = others[first : first + COMPARED_ROWS]
-            yield nearer(block, vectors, theirs, rows.unit(theirs), max_cosine)
+    for block, vectors in mine():
+        for theirs, their_vectors in others():
+            yield nearer(block, vectors, theirs, their_vectors, max_cosine)
+
+
+def taken_of(rows: RawRows, chosen: Indices) -> Iterator[tuple[Indices, Floats]]:
+    """Some rows and their vectors, a block at a time."""
+    for start in range(0, len(chosen), COMPARED_ROWS):
+        block = chosen[start : start + COMPARED_ROWS]
+        yield block, rows.unit(block)
+
+
+def sliced(vectors: Floats) -> Iterator[tuple[Indices, Floats]]:
+    """The rows of an array (N, D), a block at a time."""
+    for start in range(0, len(vectors), COMPARED_ROWS):
+        block = vectors[start : start + COMPARED_ROWS]
+        yield np.arange(start, start + len(block)), block
 
 
 def nearer(mine: Indices, vectors: Floats, others: Indices, their_vectors: Floats, max_cosine: float) -> Near:

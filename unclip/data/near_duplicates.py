@@ -28,7 +28,7 @@ MAX_BRANCHES = 32
 ROWS_PER_BRANCH = 128  # that a split is learned on
 ITERATIONS = 6  # of k-means
 NUM_PROBES = 1000  # rows whose true pairs are counted, for the recall
-FEW = 1.2  # times the rows wanted, so that a draw by chance has enough of them
+SPARE = 1.2  # times the rows wanted, so that a draw by chance has enough of them
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Draw:
 
     def of(self, rows: Indices, most: int, seed: int) -> Indices:
         """`most` of some rows, or all if they are no more; in an order that is not the rows'."""
-        share = (FEW * most + 100) / max(len(rows), 1)
+        share = (SPARE * most + 100) / max(len(rows), 1)
         limit = np.uint64(min(int(share * 2**64), 2**64 - 1))
         found, numbers = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
         for block in blocks(len(rows)):

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from unclip.data.groups import Indices
 from unclip.data.scratch import Column, mapped
-from unclip.data.table import Floats, check_agree, unit, vectors_in
+from unclip.data.table import Floats, read_info, unit, vectors_in
 
 READ_ROWS = 2048
 SERIAL_VALUES = 32_000  # that torch converts without its threads, which would spin beside NumPy's products
@@ -59,9 +59,9 @@ def raw_rows(parts: Sequence[Path], shard: NDArray[Any], row: NDArray[Any], work
 
     Where `shard` ascends, each part is read once.
 
-    Raises: ValueError as `check_agree`.
+    Raises: ValueError as `read_info`.
     """
-    dimension = check_agree(parts[:1])[0].dimension
+    dimension = read_info(parts[0]).dimension
     if work is not None:
         work.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=work, prefix="vectors-") as file:

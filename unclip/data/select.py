@@ -6,6 +6,7 @@ A step that is off costs nothing. N rows, D dimensions.
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -18,9 +19,8 @@ from unclip.data.dense import SPLITS
 from unclip.data.evaluation_set import EvaluationSet
 from unclip.data.funnel import Step
 from unclip.data.groups import Groups, Mask
-from unclip.data.leaks import Near, best, find_leaks, nearer
-from unclip.data.near_duplicates import COMPARED_ROWS, near_groups
-from unclip.data.raw_rows import RawRows
+from unclip.data.leaks import Near, best, between, find_leaks, sliced, taken_of
+from unclip.data.near_duplicates import near_groups
 from unclip.data.scratch import blocks, places
 from unclip.data.selection import Selection
 
@@ -78,20 +78,10 @@ def drop_evaluation_leaks(
     """Drop training rows whose image is nearer than `max_cosine` to one of another evaluation set."""
     mine = places(selection.kept & train, rows.work)
     with rows.vectors(mine) as vectors:
-        found = best(near_evaluation(vectors, evaluation, max_cosine))
+        mine_of, theirs = partial(taken_of, vectors, np.arange(len(mine))), partial(sliced, evaluation.images)
+        found = best(between(mine_of, theirs, max_cosine))
     keys = evaluation.keys
     drop_near("evaluation_leak", replace(found, rows=mine[found.rows]), selection, evaluation.name, lambda i: keys[i])
-
-
-def near_evaluation(vectors: RawRows, evaluation: EvaluationSet, max_cosine: float) -> Iterator[Near]:
-    """Of all rows those near to one of the evaluation set, whose rows are the held-out ones here."""
-    others = np.arange(len(evaluation.keys))
-    for start in range(0, len(vectors), COMPARED_ROWS):
-        block = np.arange(start, min(start + COMPARED_ROWS, len(vectors)))
-        own = vectors.unit(block)
-        for first in range(0, len(others), COMPARED_ROWS):
-            some = slice(first, first + COMPARED_ROWS)
-            yield nearer(block, own, others[some], evaluation.images[some], max_cosine)
 
 
 def drop_near(

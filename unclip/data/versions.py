@@ -2,13 +2,15 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from unclip.data.table import TableInfo
+if TYPE_CHECKING:
+    from unclip.data.table import TableInfo
 
 Versions = dict[str, dict[str, str]]  # by library and version the numbers of the parts, as `0-3, 7`
 
 
-def versions_of(infos: Sequence[TableInfo]) -> Versions:
+def versions_of(infos: "Sequence[TableInfo]") -> Versions:
     """The versions that parts, in order, say they were made with."""
     found: dict[str, dict[str, list[int]]] = {}
     for number, info in enumerate(infos):
@@ -17,7 +19,7 @@ def versions_of(infos: Sequence[TableInfo]) -> Versions:
     return {library: {v: ranges(numbers) for v, numbers in some.items()} for library, some in found.items()}
 
 
-def said_versions(info: TableInfo) -> dict[str, str]:
+def said_versions(info: "TableInfo") -> dict[str, str]:
     """The versions that one part says; none where it says nothing to be understood."""
     try:
         said = json.loads(info.versions)

@@ -28,7 +28,7 @@ def brute_force(hashes, max_hamming):
 def test_near_hashes_are_those_of_a_brute_force_search(max_hamming, monkeypatch):
     for name in ("unclip.data.groups.BLOCK_ROWS", "unclip.data.scratch.BLOCK_ROWS"):
         monkeypatch.setattr(name, 16)
-    monkeypatch.setattr("unclip.data.dedup.COMPARED_ROWS", 3)
+    monkeypatch.setattr("unclip.data.dedup.COMPARED_HASHES", 3)
     rng = np.random.default_rng(0)
     base = rng.integers(0, 2**63, 20, dtype=np.uint64)
     hashes = np.concatenate([base, *(base ^ (np.uint64(1) << rng.integers(0, 64, 20, dtype=np.uint64)) for _ in "123")])
