@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from unclip.data.config import EmbedConfig
     from unclip.data.dump_engine import Engine
 
-SET_HELP = "Of a URL list: urls.FIELD=value or download.FIELD=value, may be given again"
+SET_HELP = "index.FIELD=value; of a URL list urls.FIELD, download.FIELD as well; may be given again"
 Clip = typer.Option("--clip", help="MODEL:WEIGHTS of open_clip, a folder with clip.json, or a pipeline's CLIP")
 
 
@@ -41,12 +41,7 @@ def embed(
     runner: Annotated[
         str | None, typer.Option(help="dask:2, ray:2: workers here; dask:ADDRESS, ray:ADDRESS: a cluster that runs")
     ] = None,
-    index_kind: Annotated[str, typer.Option(help="flat, ivf, ivf_hnsw, ivf_pq; auto: by the rows")] = "auto",
-    min_recall: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Recall@10 that the index must reach [default: 0.9]")
-    ] = None,
     overrides: Annotated[list[str], typer.Option("--set", help=SET_HELP, show_default=False)] = [],  # noqa: B006
-    allow_private: Annotated[bool, typer.Option("--allow-private", help="Fetch from this network as well")] = False,
     retry: Annotated[
         bool, typer.Option("--retry", help="Ask again for rows of a list that may pass with time")
     ] = False,
@@ -55,9 +50,9 @@ def embed(
 ) -> None:
     """Embed images and captions to Parquet and FAISS. Example: unclip embed photos --out dump --clip shapes"""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: its idle threads leave the cores to decoding
+    from flows.embed_settings import settings_of
     from flows.embedding import runner_of
-    from flows.list_settings import source_and_how
-    from tasks.dump import default_workers, dump_source, index_config
+    from tasks.dump import default_workers, dump_source
     from unclip.data.config import EmbedConfig
     from unclip.data.dump import fill_dump
     from unclip.data.fetched import FetchedConfig, fetch_list
@@ -65,10 +60,9 @@ def embed(
     cluster = runner_of(runner, device, workers) if runner else None
     if cluster:
         source, target, store, workers = os.path.abspath(source), target.absolute(), store.absolute(), 0
-    index = index_config(index_kind, min_recall)
     num_workers = default_workers() if workers is None else workers
     config = EmbedConfig(batch_size=batch_size, precision=precision, workers=num_workers)
-    there, how = source_and_how(dump_source(source, captions), target, overrides, allow_private, retry)
+    there, how, index = settings_of(dump_source(source, captions), target, overrides, retry)
     with _engine(clip, config, device, cluster, store, target) as (engine, folder), _bars() as bar:
 
         def fetch() -> None:

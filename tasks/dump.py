@@ -16,7 +16,7 @@ from tasks.clip_files import load_clip, save_clip
 from tasks.files import write_json
 from tasks.pretrained import find_pretrained, is_pretrained
 from unclip.artifact import Artifact
-from unclip.data.config import INDEX_KINDS, EmbedConfig, FolderConfig, IndexConfig, ShardsConfig, UrlsConfig
+from unclip.data.config import EmbedConfig, FolderConfig, ShardsConfig, UrlsConfig
 from unclip.data.digests import known_digest
 from unclip.data.dump import CLIP_FILES, MADE_FROM
 from unclip.data.dump_engine import Engine
@@ -107,15 +107,6 @@ def require_device(name: str) -> None:
 def known_devices() -> list[str]:
     """The devices of this machine, the ones to prefer first."""
     return [*(f"cuda:{number}" for number in range(torch.cuda.device_count())), "cpu"]
-
-
-def index_config(kind: str, min_recall: float | None) -> IndexConfig:
-    """The index that a command line asks for. Raises: ValueError for an unknown kind, or a recall without effect."""
-    if kind == "flat" and min_recall is not None:
-        raise ValueError("--min-recall has no effect with --index-kind flat: it searches all rows")
-    if kind not in INDEX_KINDS:
-        raise ValueError(f"--index-kind must be one of {', '.join(INDEX_KINDS)}, got '{kind}'")
-    return IndexConfig(kind=kind) if min_recall is None else IndexConfig(kind=kind, min_recall=min_recall)
 
 
 def default_workers() -> int:

@@ -175,7 +175,7 @@ def grow_index(config: IndexConfig, parts: Sequence[Path], out: Path, seed: int)
         if rows > MAX_EXACT_ROWS:
             raise ValueError(
                 f"{error}; of {rows:,} rows, more than {MAX_EXACT_ROWS:,}, it is not made unasked: "
-                "give a lower --min-recall, or --index-kind flat"
+                "give a lower min_recall, or kind flat"
             ) from error
         figures = write_index(replace(config, kind="flat", num_probes=None), parts, digests, out, seed, keep)
         figures["reason"] = str(error)

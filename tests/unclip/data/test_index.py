@@ -360,7 +360,7 @@ def test_more_rows_than_exact_search_is_for_do_not_become_exact_unasked(tmp_path
     paths = parts(tmp_path / "parts", (700, 300))
     (tmp_path / "out").mkdir()
     with pytest.raises(
-        ValueError, match=r"below min_recall 1.0: .*; of 1,000 rows, more than 999, .* lower --min-recall"
+        ValueError, match=r"below min_recall 1.0: .*; of 1,000 rows, more than 999, .* lower min_recall"
     ):
         grow_index(IndexConfig(kind="ivf", num_probes=1, min_recall=1.0), paths, tmp_path / "out", 0)
     assert grow_index(IndexConfig(kind="flat"), paths, tmp_path / "out", 0)["kind"] == "flat"
