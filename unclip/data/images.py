@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from unclip.data.jpeg_data import require_all_data
+
 Pixels = NDArray[np.uint8]
 MAX_PIXELS = 64_000_000
 MAX_ASPECT = 16  # longer side over shorter: a thinner picture is not enlarged whole, a line would take gigabytes
@@ -36,6 +38,7 @@ def open_rgb(
         if image.width * image.height > max_pixels:
             raise ValueError(f"image has {image.width}x{image.height} pixels, more than {max_pixels}")
         image.load()
+        require_all_data(image, data)
         ImageOps.exif_transpose(image, in_place=True)
         return flatten(image, background)
     except UnidentifiedImageError as error:

@@ -13,6 +13,7 @@ from PIL import Image, ImageCms, ImageOps
 
 from unclip.data.config import DownloadConfig
 from unclip.data.images import flatten
+from unclip.data.jpeg_data import require_all_data
 
 EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WEBP": "webp"}  # formats whose bytes may stay
 FORMATS = (*EXTENSIONS, "GIF", "BMP", "TIFF")
@@ -75,6 +76,7 @@ def _decode(data: bytes, max_pixels: int) -> Image.Image:
         if image.mode in MODES_WITHOUT_SCALE:
             raise Refused("unsupported", f"samples of mode {image.mode} have no known scale")
         image.load()
+        require_all_data(image, data)
     except Refused:
         raise
     except Image.DecompressionBombError as error:

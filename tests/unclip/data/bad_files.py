@@ -82,8 +82,8 @@ PICTURE_FATES = {  # the size of each that decodes, and of every other why not
     "header alone": UNKNOWN,
     "bomb": "image has 13000x13000 pixels, more than 64000000",
     "endless": (4, 4),
-    "too wide": (65_500, 64),  # what the data lack is gray: to the decoder that is a warning
-    "too high": (64, 40_000),
+    "too wide": "truncated: its header promises 64 rows",
+    "too high": "truncated: its header promises 40000 rows",
     "smaller": (16, 16),
     "no width": UNKNOWN,
     "svg": UNKNOWN,

@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 
@@ -34,6 +34,7 @@ def test_what_is_refused_says_why(name):
     assert error.value.status == web.FATES[name[1:]] and str(error.value)
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(["/plain.jpg", "/plain.png", "/moving.gif", "/cmyk.jpg"]),
     st.integers(0, 2**32),
