@@ -28,6 +28,7 @@ def test_columns_opt_outs_and_limits_reach_a_list():
         ("urls={path: b.csv}", "--set urls must name a field: --set urls.FIELD=value"),
         ("download.allow_private=true", "say the same: leave one of them out"),
         ("download.blocked_domains=x", "must be left to source.urls.blocked_domains, got 'x'"),
+        ("download.blocked_urls=x", "must be left to source.urls.blocked_urls, got 'x'"),
         ("timeout_s", "--set must be stage.field=value, got 'timeout_s'"),
     ],
 )
