@@ -23,3 +23,8 @@ def test_every_figure_is_whole_on_a_terminal_of_80_columns(monkeypatch):
     assert shown.count("0.123") == len(FIGURES)
     assert shown.count("0.568") == len(EMBEDDINGS)
     assert " 0.000" in shown
+
+
+def test_a_caption_in_brackets_is_printed_as_it_is(capsys):
+    terminal.out.print(terminal.table("", ["caption"], [["a [red] box [/there]"]]))
+    assert "a [red] box [/there]" in capsys.readouterr().out
