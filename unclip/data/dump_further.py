@@ -17,6 +17,7 @@ from unclip.data.more_columns import ENCODER, read_more
 from unclip.data.rows import MORE
 
 TYPES = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "text": pa.string()}
+BATCH_ROWS = 8_192  # in memory at a time
 Further = dict[str, Any]
 
 
@@ -64,7 +65,7 @@ def further_rows(parts: Sequence[Path]) -> Iterator[Further]:
     for part in parts:
         with pq.ParquetFile(rows_path(part)) as file:
             if MORE.name in file.schema_arrow.names:
-                for batch in file.iter_batches(columns=[MORE.name]):
+                for batch in file.iter_batches(BATCH_ROWS, columns=[MORE.name]):
                     yield from (read_more(text) for text in batch[MORE.name].to_pylist())
 
 
