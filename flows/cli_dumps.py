@@ -41,8 +41,10 @@ def search(
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    rows = [[f"{hit['cosine']:.3f}", hit["url"] or hit["key"], hit["caption"]] for hit in found]
-    out.print(table("", ["cosine", "picture", "caption"], rows, ["cosine"]))
+    has_more = any(hit["more"] for hit in found)
+    names = ["cosine", "picture", "caption", *(["further"] if has_more else [])]
+    rows = [[f"{hit['cosine']:.3f}", hit["url"] or hit["key"], hit["caption"], _further(hit["more"])] for hit in found]
+    out.print(table("", names, [row[: len(names)] for row in rows], ["cosine"]))
     if sheet is not None:
         print(sheet)
 
@@ -137,6 +139,7 @@ def _told(found: dict[str, Any]) -> list[list[str]]:
         ["CLIP", f"{clip['model']}, precision {clip['compute_type']}, weights {clip['weights_digest'][:12]}"],
         ["preprocessing", clip["preprocessing_digest"][:12]],
         ["tokenizer", clip["tokenizer"][:30]],
+        ["further", "\n".join(_fields(found["further"])) or "none"],
         ["context", f"{clip['context']} tokens, filled by {found['context_filled']:,} captions"],
         ["versions", versions_line(found["versions"]) or "the same in all parts"],
         ["similarity", f"{histogram(similar['counts'])}  -1 to 1, pairs of {similar['rows_compared']:,} rows drawn"],
@@ -172,6 +175,17 @@ def _print_pairs(found: dict[str, Any]) -> None:
 
 def _both(pair: dict[str, Any]) -> tuple[list[str], list[str]]:
     return pair["keys"], pair["captions"]
+
+
+def _further(more: dict[str, Any]) -> str:
+    """What a source says of a row besides, as far as it fits."""
+    return _short(", ".join(f"{name} {value}" for name, value in more.items() if value is not None), limit=80)
+
+
+def _fields(found: dict[str, Any], limit: int = 20) -> list[str]:
+    """A line a further column; of very many the first."""
+    lines = [f"{name}: {field['kind']}, of {field['rows']:,} rows" for name, field in found.items()]
+    return lines[:limit] + ([f"and {len(lines) - limit} more"] if len(lines) > limit else [])
 
 
 def _short(text: str, limit: int = 32) -> str:

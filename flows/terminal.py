@@ -13,7 +13,7 @@ from unclip.artifact import Artifact
 
 MAX_NAME = 24  # characters of a first column that are never broken
 WIDE = 100  # columns; in fewer, those of a table stand closer together
-out = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+out = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 120)
 err = Console(stderr=True, highlight=False)
 
 

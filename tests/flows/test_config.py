@@ -148,9 +148,9 @@ def test_more_ranks_than_gpus_are_refused_before_anything_runs(monkeypatch):
     assert load_pipeline(FILE, "shapes", (ranks,)).decoder.train.ranks == 2
 
 
-def test_redirects_keep_out_of_the_domains_that_the_list_keeps_out_of(tmp_path):
-    source = "source={urls: {path: list.csv, blocked_domains: out.txt}}"
+def test_redirects_keep_out_of_the_domains_and_urls_that_the_list_keeps_out_of(tmp_path):
+    source = "source={urls: {path: list.csv, blocked_domains: out.txt, blocked_urls: urls.txt}}"
     pipeline = load_pipeline(ROOT / "tests" / "shrunken.yaml", "shrunken", (source, "download={}"))
-    assert pipeline.download.blocked_domains == "out.txt"
+    assert (pipeline.download.blocked_domains, pipeline.download.blocked_urls) == ("out.txt", "urls.txt")
     with pytest.raises(ValueError, match=r"must be left to source\.urls\.blocked_domains, got 'other\.txt'"):
         load_pipeline(FILE, "emoji", (source, "download={blocked_domains: other.txt}"))

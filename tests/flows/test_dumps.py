@@ -77,14 +77,18 @@ def test_parts_of_other_libraries_are_named_by_every_verb(shared, dump, tmp_path
 @needs_tool
 def test_a_list_is_read_and_fetched_as_it_is_said(shared, dump, tmp_path):
     with serving() as server:
-        (tmp_path / "list.csv").write_text(f"link,caption\n{server}/plain.jpg,a\n{server}/busy.jpg,b\n")
+        (tmp_path / "list.csv").write_text(f"link,caption,p\n{server}/plain.jpg,a,1\n{server}/busy.jpg,b,\n")
         where = (tmp_path / "list.csv", "--out", tmp_path / "dump", "--clip", "shrunken", "--json")
-        words = ("urls.url_column=link", "download.retries=0", "download.allow_private=true")
+        words = ("urls.url_column=link", "urls.more_columns=[p]", "download.retries=0", "download.allow_private=true")
         sets = [part for word in words for part in ("--set", word)]
         first, again, later = (shared("embed", *where, *sets, *more) for more in ((), ("--retry",), ()))
     assert first.returncode == 0 and json.loads(first.stdout)["refused"] == {"http_503": 1}, first.stderr
     found = [json.loads(done.stdout) for done in (again, later)]
     assert [(one["rows"], one["refused"], one["embedded_shards"]) for one in found] == [(2, {}, 1), (2, {}, 0)]
+    assert pq.read_table(tmp_path / "dump/parts/000000.rows.parquet")["more"].to_pylist() == [
+        '{"p": "1"}',
+        '{"p": null}',
+    ]
 
 
 def test_a_damaged_dump_is_exit_code_one_and_a_line_a_problem(shared, dump, tmp_path):

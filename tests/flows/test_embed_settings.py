@@ -37,6 +37,7 @@ def test_an_index_is_set_for_any_source():
             "--set index.kind embed.index: kind must be one of auto, flat, ivf, ivf_hnsw, ivf_pq",
         ),
         ("download.blocked_domains=x", "must be left to source.urls.blocked_domains, got 'x'"),
+        ("download.blocked_urls=x", "must be left to source.urls.blocked_urls, got 'x'"),
         ("timeout_s", "--set must be stage.field=value, got 'timeout_s'"),
     ],
 )

@@ -131,6 +131,7 @@ class DownloadConfig:
     schemes: tuple[str, ...] = ("http", "https")
     allow_private: bool = False  # addresses of loopback, private and other networks that are not the internet's
     blocked_domains: str | None = neutral(None)  # where no redirect may lead: source.urls.blocked_domains
+    blocked_urls: str | None = neutral(None)  # likewise: source.urls.blocked_urls
     user_agent_token: str | None = None  # the name by which hosts know you; X-Robots-Tag may speak to it alone
     disallowed_directives: tuple[str, ...] = ("noai", "noimageai", "noindex", "noimageindex")  # of X-Robots-Tag
     max_bytes: int = 20_000_000  # of a file

@@ -20,6 +20,7 @@ import numpy as np
 from unclip.data.crops import Crop
 from unclip.data.images import Pixels
 from unclip.data.listings import Listing
+from unclip.data.more_columns import as_json
 from unclip.data.rows import Row, image_digest
 from unclip.data.sources import Found, Unfit, fit_picture, identity_of
 
@@ -46,6 +47,7 @@ def decode_row(found: Found, key: str, crop: Crop) -> tuple[Row, Pixels | None]:
     """What became of a row, with the digest of the very bytes that were decoded; pixels (P, P, 3) unless refused."""
     identity = identity_of(found)
     said: dict[str, Any] = {"sample_id": identity, "caption": found.caption, "url": found.source_id}
+    said["more"] = as_json(found.meta) if found.meta else None
     try:
         data, _, image = fit_picture(found)
     except Unfit as refusal:

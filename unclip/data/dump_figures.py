@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from unclip.data.digests import file_digest
 from unclip.data.dump import part_paths, refused
+from unclip.data.dump_further import further_fields
 from unclip.data.dump_records import read_record, record_or_none
 from unclip.data.spreads import Spread, drawn_rows, repeated
 from unclip.data.table import AGREEING, EMBEDDED, NOT_IMPORTED, Floats, TableInfo, check_agree, matrix, unit
@@ -36,7 +38,7 @@ KINDS = {  # files of a dump by how their names end; the first that fits
 
 
 def inspect_dump(dump: Path, seed: int = 0) -> dict[str, Any]:
-    """A dump in figures: rows, dimension, norms, CLIP scores, captions, similarities, index, disk, problems.
+    """A dump in figures: rows, further columns, norms, CLIP scores, captions, similarities, index, disk, problems.
 
     Similarities, nearest pairs and `duplicate_pairs` are of rows drawn by `seed`; all else is of every row. `problems`
     is empty when every file has its digest; `unclip verify` looks at the rows themselves.
@@ -50,6 +52,7 @@ def inspect_dump(dump: Path, seed: int = 0) -> dict[str, Any]:
         "refused": refused(parts),
         "origin": infos[0].origin,
         "clip": {name: getattr(infos[0], name) for name in AGREEING},
+        "further": {name: asdict(field) for name, field in further_fields(parts).items()},
         **column_figures(parts, infos[0]),
         "exact_duplicates": repeated(digests_of(parts)) if infos[0].origin == EMBEDDED else None,
         **likenesses(keys, captions, sample),

@@ -15,6 +15,8 @@ from unclip.data.dump_pictures import DumpPictures, ReadPicture
 from unclip.data.embed import Encoder
 from unclip.data.images import open_rgb
 from unclip.data.index_files import search
+from unclip.data.more_columns import read_more
+from unclip.data.rows import MORE
 from unclip.data.table import Floats, unit
 
 
@@ -43,23 +45,32 @@ def one_query(text: str | None, image: Path | None, k: int) -> str | Path:
 
 
 def search_table(table: Searchable, encoder: Encoder, query: str | Path, k: int) -> list[dict[str, Any]]:
-    """The k rows nearest to a text or the picture in a file: key, caption, file or address, shard, row, cosine."""
+    """The k rows nearest to a text or the picture in a file: key, caption, file or address, shard, row, cosine, more.
+
+    more: what a dump's source says of the row besides.
+    """
     keys, ids, cosines = search(table.index, embed_query(encoder, query), k)
     found = ids[0] >= 0
     near = np.round(cosines[0][found].astype(np.float64), 6).tolist()
     hits = [row | {"cosine": cosine} for row, cosine in zip(keys.rows(ids[0][found]), near, strict=True)]
-    return [hit | {"url": url} for hit, url in zip(hits, urls_of(table, hits), strict=True)]
+    return [hit | said for hit, said in zip(hits, said_of(table, hits), strict=True)]
 
 
-def urls_of(table: Searchable, hits: list[dict[str, Any]]) -> list[str | None]:
-    """The file or address that each hit came from; None where it was drawn, or the dump is being written just now."""
-    found: dict[tuple[str, str], str] = {}
+def said_of(table: Searchable, hits: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """url, the file or address that each hit came from, and more, what its source says besides.
+
+    None and nothing where it was drawn, or the dump is being written just now.
+    """
+    found: dict[tuple[str, str], dict[str, Any]] = {}
     for shard in {hit["shard"] for hit in hits}:
         if shard < len(table.rows) and table.rows[shard].is_file():
             wanted = [("key", "in", [hit["key"] for hit in hits if hit["shard"] == shard])]
-            rows = pq.read_table(table.rows[shard], columns=["key", "caption", "url"], filters=wanted).to_pylist()
-            found |= {(row["key"], row["caption"]): row["url"] for row in rows}
-    return [found.get((hit["key"], hit["caption"])) for hit in hits]
+            there = pq.read_schema(table.rows[shard]).names
+            columns = ["key", "caption", "url", *([MORE.name] if MORE.name in there else [])]
+            for row in pq.read_table(table.rows[shard], columns=columns, filters=wanted).to_pylist():
+                said = {"url": row["url"], "more": read_more(row.get(MORE.name))}
+                found[row["key"], row["caption"]] = said
+    return [found.get((hit["key"], hit["caption"]), {"url": None, "more": {}}) for hit in hits]
 
 
 def embed_query(encoder: Encoder, query: str | Path) -> Floats:

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unclip.data.dump import part_paths, rows_path
+from unclip.data.dump_further import Field, further_columns, further_fields
 from unclip.data.dump_pictures import ROW_DIGITS, DumpPictures, folder_of
 from unclip.data.dump_records import read_record
 from unclip.data.shards import tar_groups
@@ -80,6 +81,7 @@ def write_clip_retrieval(
     """
     if source is not None:
         raise ValueError("--source has no effect on this layout: it reads no pictures")
+    fields = further_fields(parts)
     full = [(part, info) for part, info in zip(parts, infos, strict=True) if info.num_rows]
     width = len(str(len(full)))  # as clip-retrieval pads, by the number of files
     for folder in (*KINDS.values(), "metadata"):
@@ -88,17 +90,21 @@ def write_clip_retrieval(
         table = pq.read_table(part)
         for kind, folder in KINDS.items():
             np.save(out / folder / f"{folder}_{number:0{width}}.npy", unit_halves(table, kind, info))
-        pq.write_table(metadata_of(part, table), out / "metadata" / f"metadata_{number:0{width}}.parquet")
+        pq.write_table(metadata_of(part, table, fields), out / "metadata" / f"metadata_{number:0{width}}.parquet")
     return {"files": len(full)}
 
 
-def metadata_of(part: Path, table: pa.Table) -> pa.Table:
-    """image_path, caption, url, image_sha256 in hexadecimal and some of our columns, a row an image."""
+def metadata_of(part: Path, table: pa.Table, fields: dict[str, Field]) -> pa.Table:
+    """image_path, caption, url, width, height, image_sha256 in hexadecimal, some of our columns, a row an image.
+
+    Then the source's further columns, with `source_` before the name of one that is taken.
+    """
     record = read_record(part.with_suffix(".json"), "recipe")
-    fates = pq.read_table(rows_path(part), columns=["key", "url"]).to_pydict()
-    urls = dict(zip(fates["key"], fates["url"], strict=True))
+    fates = pq.read_table(rows_path(part), columns=["key", "url", "width", "height"])
     keys = table["key"].to_pylist()
-    names = [urls.get(key) or key for key in keys]
+    said = {row["key"]: row for row in fates.to_pylist()}
+    rows = [said.get(key, {}) for key in keys]
+    names = [row.get("url") or key for row, key in zip(rows, keys, strict=True)]
     folder = folder_of(record) if record["recipe"]["source"] == "folder" else None
     paths = pa.array([str(folder / name) if folder else name for name in names], pa.string())
     addresses = pa.array([name if "://" in name else None for name in names], pa.string())
@@ -106,7 +112,13 @@ def metadata_of(part: Path, table: pa.Table) -> pa.Table:
     if "image_sha256" in table.column_names:
         digests = [digest.hex() for digest in table["image_sha256"].to_pylist()]
         kept["image_sha256"] = pa.array(digests, pa.string())
-    return pa.table({"image_path": paths, "caption": table["caption"], "url": addresses, **kept})
+    sides = {side: pa.array([row.get(side) for row in rows], pa.int32()) for side in ("width", "height")}
+    columns = {"image_path": paths, "caption": table["caption"], "url": addresses, **sides, **kept}
+    for name, column in further_columns(part, keys, fields).items():
+        while name in columns:
+            name = f"source_{name}"
+        columns[name] = column
+    return pa.table(columns)
 
 
 @dataclass(frozen=True)

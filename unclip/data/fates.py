@@ -9,6 +9,7 @@ PATTERNS = (  # first match wins
     (rf"^{fetcher.PRIVATE}", "private_address"),
     (rf"^{fetcher.SCHEME}", "scheme"),
     (rf"^{fetcher.BLOCKED}", "blocked_domain"),
+    (rf"^{fetcher.BLOCKED_URL}", "blocked_url"),
     (rf"^{fetcher.TOO_LARGE}", "too_large"),
     (rf"^{fetcher.TRUNCATED}|IncompleteRead", "truncated"),
     (rf"^{fetcher.PROTOCOL}", "protocol"),

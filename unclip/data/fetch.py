@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from unclip.data import fetcher
 from unclip.data.config import DownloadConfig
-from unclip.data.opt_outs import blocked_domains
+from unclip.data.opt_outs import blocked_domains, blocked_urls
 from unclip.launch import Command, run
 
 TOOL_VARIABLE = "UNCLIP_IMG2DATASET"  # the Python of another tool environment
@@ -114,19 +114,22 @@ def fetch(
     return {identity: answers.get(identity, Answer(error=missing)) for _, identity in targets}
 
 
-def write_blocked(config: DownloadConfig, folder: Path) -> Path | None:
-    """Where it stands for img2dataset's processes which domains no redirect may lead to, if there are any."""
-    if config.blocked_domains is None:
-        return None
-    path = folder / "blocked"
-    path.write_text("\n".join(blocked_domains(config.blocked_domains)))
-    return path
+def write_blocked(config: DownloadConfig, folder: Path) -> dict[str, str]:
+    """The files that say to img2dataset's processes which domains and URLs no redirect may lead to, if there are."""
+    files = {}
+    if config.blocked_domains is not None:
+        files["domains"] = str(folder / "blocked_domains")
+        (folder / "blocked_domains").write_text("\n".join(blocked_domains(config.blocked_domains)))
+    if config.blocked_urls is not None:
+        files["urls"] = str(folder / "blocked_urls")
+        (folder / "blocked_urls").write_bytes(blocked_urls(config.blocked_urls))
+    return files
 
 
-def environment(config: DownloadConfig, marks: Path, blocked: Path | None = None) -> dict[str, str]:
+def environment(config: DownloadConfig, marks: Path, blocked: dict[str, str]) -> dict[str, str]:
     """What img2dataset's processes are told beside their arguments."""
     limits = {name: getattr(config, name) for name in ("schemes", "allow_private", "timeout_s", "max_bytes")}
-    files = {"marks": str(marks), "blocked": blocked and str(blocked)}
+    files = {"marks": str(marks), "blocked": blocked}
     told = {fetcher.LIMITS: json.dumps(limits | files), "NO_ALBUMENTATIONS_UPDATE": "1"}
     python = str(tool_python())
     return told | {"RAY_USAGE_STATS_ENABLED": "0", "PYSPARK_PYTHON": python, "PYSPARK_DRIVER_PYTHON": python}

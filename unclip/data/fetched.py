@@ -3,9 +3,11 @@
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from unclip.data.asked_again import ask_again
 from unclip.data.config import DownloadConfig, UrlsConfig
@@ -13,8 +15,9 @@ from unclip.data.digests import known_digest
 from unclip.data.download import download
 from unclip.data.dump_records import read_record, record_or_none, write_record
 from unclip.data.listings import Listing, read_members
+from unclip.data.more_columns import read_more
 from unclip.data.opt_outs import blocking
-from unclip.data.rows import read_rows
+from unclip.data.rows import MORE, read_rows
 from unclip.data.shards import image_member, sample_key, tar_groups
 from unclip.data.sources import Found
 from unclip.data.urls import pair_recipes, write_pairs
@@ -150,13 +153,25 @@ class FetchedListing(Listing):
         data: bytes | str = row.status
         if picture is not None:
             data = read_members(self.path, {"picture": picture})["picture"]
-        return Found(source_id=row.url or "", caption=row.caption, data=data, identity=row.sample_id)
+        url, meta = row.url or "", read_more(row.more)
+        return Found(source_id=url, caption=row.caption, data=data, meta=meta, identity=row.sample_id)
 
 
 def fetched_listing(folder: Path, shard: int) -> FetchedListing:
     """Every row of a shard of the list, in its order. Raises: ValueError when the shard is broken."""
     place = shard_folder(folder, shard)
-    files = dict(tar_groups(place / "shard.tar"))
-    entries = [(row, files.get(row.key or "", {})) for row in read_rows(place / "rows.parquet")]
+    files, rows = dict(tar_groups(place / "shard.tar")), read_rows(place / "rows.parquet")
+    entries = [
+        (replace(row, more=more), files.get(row.key or "", {}))
+        for row, more in zip(rows, more_of(place / "pairs.parquet", len(rows)), strict=True)
+    ]
     keys = [sample_key(shard, number) for number in range(len(entries))]
     return FetchedListing(path=place / "shard.tar", keys=keys, entries=entries)
+
+
+def more_of(pairs: Path, num_rows: int) -> list[str | None]:
+    """What the list says of each pair in its further columns, refused ones too; nothing where it has none."""
+    if MORE.name not in pq.read_schema(pairs).names:
+        return [None] * num_rows
+    found: list[str | None] = pq.read_table(pairs, columns=[MORE.name])[MORE.name].to_pylist()
+    return found

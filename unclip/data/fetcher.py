@@ -17,6 +17,7 @@ import ipaddress
 import json
 import os
 import re
+import runpy
 import socket
 import sys
 import threading
@@ -31,6 +32,7 @@ LIMITS = "UNCLIP_FETCH_LIMITS"  # variable: schemes, allow_private, timeout_s, m
 PRIVATE = "private address"  # how the messages below begin
 SCHEME = "scheme not allowed"
 BLOCKED = "blocked domain"
+BLOCKED_URL = "blocked URL"
 TOO_LARGE = "too large"
 TIMEOUT = "timed out"
 TRUNCATED = "truncated"
@@ -39,6 +41,8 @@ NAT64 = ipaddress.IPv6Network("64:ff9b::/96")  # IPv4 addresses as a gateway of 
 NOT_PUBLIC = [  # and what `is_global` lets through: IPv4 in old spellings, and a network's own gateways
     ipaddress.ip_network(text) for text in ("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "192.0.0.0/24")
 ]
+ADDRESSES = str(Path(__file__).with_name("web_address.py"))  # of the standard library alone, as this file
+Files = dict[str, str]  # of blocked "domains", one a line, and "urls", as `web_address.among` reads them
 MARK_BYTES = 400  # of a line: written at once, so that lines of several processes do not mix
 
 
@@ -61,10 +65,12 @@ class Response:
 
 
 class Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to allowed schemes only, and to no host that is blocked, or private by its spelling."""
+    """Follows redirects to allowed schemes only, and to no URL or host that is blocked, or private by its spelling."""
 
-    def __init__(self, schemes: list[str], allow_private: bool, blocked: frozenset[str]) -> None:
-        self.schemes, self.allow_private, self.blocked = schemes, allow_private, blocked
+    def __init__(self, schemes: list[str], allow_private: bool, blocked: Files) -> None:
+        self.schemes, self.allow_private, urls = schemes, allow_private, blocked.get("urls")
+        self.domains = frozenset(Path(blocked["domains"]).read_text().split()) if "domains" in blocked else frozenset()
+        self.is_listed = runpy.run_path(ADDRESSES)["among"](urls) if urls else lambda url: False
 
     def redirect_request(self, req: Any, fp: Any, code: Any, msg: Any, headers: Any, newurl: str) -> Any:
         """The request that the answer asks for. Raises: Refused for one that is not allowed."""
@@ -74,8 +80,10 @@ class Redirects(urllib.request.HTTPRedirectHandler):
         host = unquote(parts.hostname or "")  # as urllib will
         if not self.allow_private and is_private_host(host):  # a proxy would ask for us
             raise Refused(f"{PRIVATE}: redirected to {newurl[:80]}")
-        if self.blocked and is_below(host, self.blocked):
+        if self.domains and is_below(host, self.domains):
             raise Refused(f"{BLOCKED}: redirected to {newurl[:80]}")
+        if self.is_listed(newurl):
+            raise Refused(f"{BLOCKED_URL}: redirected to {newurl[:80]}")
         fp.close()  # urllib would read this body, which may have no end
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -84,17 +92,10 @@ class Fetcher:
     """`urlopen` within limits, and the two functions of `socket` that it needs to hold them."""
 
     def __init__(
-        self,
-        schemes: list[str],
-        allow_private: bool,
-        timeout_s: float,
-        max_bytes: int,
-        marks: str,
-        blocked: str | None = None,
+        self, schemes: list[str], allow_private: bool, timeout_s: float, max_bytes: int, marks: str, blocked: Files
     ) -> None:
         self.allow_private, self.timeout_s, self.max_bytes, self.marks = allow_private, timeout_s, max_bytes, marks
-        domains = frozenset(Path(blocked).read_text().split()) if blocked else frozenset()
-        self.opener = urllib.request.build_opener(Redirects(schemes, allow_private, domains))
+        self.opener = urllib.request.build_opener(Redirects(schemes, allow_private, blocked))
         self.proxies = {urlsplit(url).hostname for url in urllib.request.getproxies().values()}
         self.resolve, self.connect = socket.getaddrinfo, socket.create_connection
         self.request = threading.local()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from unclip.data.more_columns import read_more
 from unclip.data.shards import Member, ShardReader, image_member, sample_key
 from unclip.data.source_plan import FolderRow
 from unclip.data.sources import Found, file_in, foreign_groups, foreign_sample, read_member
@@ -40,17 +41,20 @@ class FolderListing(Listing):
 
     def find(self, i: int) -> Found:
         """The file and its caption."""
-        file, caption = self.entries[i][:2]
-        return Found(source_id=file, caption=caption, data=file_in(self.path, file))
+        file, caption, more = self.entries[i]
+        return Found(source_id=file, caption=caption, data=file_in(self.path, file), meta=read_more(more))
 
 
 class TarListing(Listing):
     """Samples of anybody's tar: (name, files by extension)."""
 
     def find(self, i: int) -> Found:
-        """The sample as its files say."""
+        """The sample as its files say; `meta`: the fields of its JSON that say more than the rest of it."""
         name, files = self.entries[i]
-        return foreign_sample(f"{self.path.name}/{name}", read_members(self.path, files))
+        found = foreign_sample(f"{self.path.name}/{name}", read_members(self.path, files))
+        said = {"caption": found.caption, "url": found.source_id, "source_key": found.source_id}
+        meta = {field: value for field, value in (found.meta or {}).items() if (field, value) not in said.items()}
+        return replace(found, meta=meta)
 
 
 class ShardListing(Listing):

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 ENCODER = json.JSONEncoder(ensure_ascii=False)  # json.dumps would make one a row
@@ -21,6 +21,14 @@ def more_json(names: Iterable[str], values: Iterable[Any]) -> str:
     return ENCODER.encode({name: cell(value) for name, value in zip(names, values, strict=True)})
 
 
+def as_json(values: Mapping[str, Any]) -> str:
+    """The fields of a sample as `read_more` takes them; NaN and infinities, which JSON has not, are null."""
+    text = ENCODER.encode(values)
+    if "NaN" in text or "Infinity" in text:
+        text = ENCODER.encode(json.loads(text, parse_constant=lambda _: None))
+    return text
+
+
 def cell(value: Any) -> str | float | bool | None:
     """Numbers, booleans and text as they are; empty text and what is not finite are null; dates and lists are text."""
     if value is None or isinstance(value, bool | int):
@@ -32,6 +40,6 @@ def cell(value: Any) -> str | float | bool | None:
 
 
 def read_more(text: str | None) -> dict[str, Any]:
-    """What `more_json` wrote; nothing of a list without further columns."""
+    """The fields that were written as JSON; none where nothing was."""
     more: dict[str, Any] = json.loads(text or "{}")
     return more

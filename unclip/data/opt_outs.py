@@ -1,5 +1,6 @@
 """Domains and URLs that must not be fetched: lists in text files, one entry a line."""
 
+from array import array
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import lru_cache
@@ -8,7 +9,7 @@ from urllib.parse import urlsplit
 
 from unclip.data.config import DownloadConfig, UrlsConfig
 from unclip.data.digests import known_digest
-from unclip.data.web_address import ascii_host, normalise_url
+from unclip.data.web_address import ascii_host, normalise_url, url_number
 
 
 class OptOuts:
@@ -46,20 +47,30 @@ def opt_outs_digest(config: UrlsConfig) -> tuple[str | None, str | None]:
 
 
 def blocking(how: DownloadConfig, config: UrlsConfig) -> DownloadConfig:
-    """How a list is fetched, with the domains that it must not be fetched from.
+    """How a list is fetched, with the domains and URLs that it must not be fetched from.
 
     Raises: ValueError when others are set.
     """
-    if how.blocked_domains not in (None, config.blocked_domains):
-        raise ValueError(
-            f"download.blocked_domains must be left to source.urls.blocked_domains, got {how.blocked_domains!r}"
-        )
-    return replace(how, blocked_domains=config.blocked_domains)
+    lists = {name: getattr(config, name) for name in ("blocked_domains", "blocked_urls")}
+    for name, path in lists.items():
+        if (given := getattr(how, name)) not in (None, path):
+            raise ValueError(f"download.{name} must be left to source.urls.{name}, got {given!r}")
+    return replace(how, **lists)
 
 
 def blocked_domains(path: str) -> list[str]:
     """The domains of a list, sorted. Raises: ValueError naming the line of what is none."""
     return sorted(_entries(path, _domain))
+
+
+def blocked_urls(path: str) -> bytes:
+    """What stands for each URL of a list, in order. Raises: ValueError naming the line of what is none."""
+    return _numbers(path, known_digest(Path(path)))
+
+
+@lru_cache(maxsize=1)
+def _numbers(path: str, _digest: str) -> bytes:
+    return array("Q", sorted(url_number(url) for url in _entries(path, normalise_url))).tobytes()
 
 
 @lru_cache(maxsize=1)

@@ -23,6 +23,7 @@ ROWS_SCHEMA = pa.schema(
         pa.field("height", pa.int32()),
     ]
 )
+MORE = pa.field("more", pa.string())  # where a source says more of its rows: fields and values as a JSON object
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class Row:
     image_sha256: bytes | None = None
     width: int | None = None
     height: int | None = None
+    more: str | None = None  # JSON of what the source says besides
 
     def __post_init__(self) -> None:
         if (self.key is None) == (self.status == OK):
@@ -55,8 +57,10 @@ def image_digest(data: bytes) -> bytes:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write every row of a shard's source, in the order given."""
-    table = pa.Table.from_pylist([vars(row) for row in rows], schema=ROWS_SCHEMA)
+    """Write every row of a shard's source, in the order given; with the column `more` if one of them has it."""
+    values = [vars(row) for row in rows]
+    has_more = any(row["more"] is not None for row in values)
+    table = pa.Table.from_pylist(values, schema=ROWS_SCHEMA.append(MORE) if has_more else ROWS_SCHEMA)
     pq.write_table(table, path, compression="zstd")
 
 
@@ -73,6 +77,6 @@ def read_rows(path: Path) -> list[Row]:
     Raises: ValueError when the file has other columns.
     """
     table = pq.read_table(path)
-    if not table.schema.equals(ROWS_SCHEMA):
+    if table.schema not in (ROWS_SCHEMA, ROWS_SCHEMA.append(MORE)):
         raise ValueError(f"{path} must have the columns {', '.join(ROWS_SCHEMA.names)}, has {table.schema.names}")
     return [Row(**values) for values in table.to_pylist()]

@@ -24,7 +24,7 @@ from unclip.data.digests import remembered
 from unclip.data.identities import Identities, bits_between
 from unclip.data.more_columns import more_json
 from unclip.data.opt_outs import OptOuts, opt_outs, opt_outs_digest
-from unclip.data.rows import sample_id
+from unclip.data.rows import MORE, sample_id
 from unclip.data.source_plan import ALL
 from unclip.data.url_records import Place, Record, read_records
 from unclip.data.web_address import normalise_url
@@ -42,7 +42,6 @@ PAIRS_SCHEMA = pa.schema(
         pa.field("detail", pa.string(), nullable=False),
     ]
 )
-MORE = pa.field("more", pa.string())  # of a list with further columns: their values as JSON; null of malformed rows
 
 
 class Pair(NamedTuple):
@@ -137,7 +136,7 @@ def read_shard(config: UrlsConfig, shard: int) -> pa.Table:
 
 
 def pairs_table(pairs: Iterable[Pair], has_more: bool = False) -> pa.Table:
-    """Pairs as a table of PAIRS_SCHEMA, and MORE where the list has further columns."""
+    """Pairs as a table of PAIRS_SCHEMA, and MORE, null of malformed rows, where the list has further columns."""
     schema = PAIRS_SCHEMA.append(MORE) if has_more else PAIRS_SCHEMA
     columns = list(zip(*pairs, strict=True))[: len(schema)] or [()] * len(schema)
     arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]

@@ -1,8 +1,15 @@
-"""Web addresses: one spelling for one address, and which of them lie on networks that are not the internet's."""
+"""Web addresses: one spelling for one address, and whether one is of a list.
 
+Standard library alone: `fetcher` runs this file where nothing of ours is installed.
+"""
+
+import hashlib
 import ipaddress
 import re
-from urllib.parse import quote, urlsplit, urlunsplit
+from bisect import bisect_left
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 SAFE = "%/:=&?~#+!$,;'@()*[]-._"  # stays as it is in a path or a query
@@ -18,6 +25,36 @@ def normalise_url(url: str) -> str:
     if NORMAL.fullmatch(url):
         return url
     return _normalised(url)
+
+
+def bare_url(url: str) -> str:
+    """A normalised URL whose host has one spelling more: no percent signs, which urllib reads, and no final dot.
+
+    Raises: as `normalise_url`.
+    """
+    parts = urlsplit(url)
+    host = re.sub(r"\.(?=(:\d*)?$)", "", unquote(parts.netloc))
+    return normalise_url(urlunsplit(parts._replace(netloc=host)))
+
+
+def url_number(url: str) -> int:
+    """What stands for a URL among many: 64 bits of a digest of its `bare_url`. Raises: as `normalise_url`."""
+    return int.from_bytes(hashlib.sha256(bare_url(url).encode()).digest()[:8], "big")
+
+
+def among(path: str) -> Callable[[str], bool]:
+    """Whether a URL is one of those whose numbers a file holds, ascending, in this machine's order of bytes."""
+    numbers = memoryview(Path(path).read_bytes()).cast("Q")
+
+    def is_there(url: str) -> bool:
+        try:
+            number = url_number(url)
+        except ValueError:  # nothing that can be asked
+            return False
+        place = bisect_left(numbers, number)
+        return place < len(numbers) and numbers[place] == number
+
+    return is_there
 
 
 def _normalised(url: str) -> str:

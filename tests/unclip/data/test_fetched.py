@@ -122,6 +122,15 @@ def test_no_redirect_leads_into_a_domain_that_the_list_must_not_be_fetched_from(
     assert [row.status for row in rows] == ["blocked_domain", "ok"] and "redirected to http://localh" in rows[0].detail
 
 
+def test_no_redirect_leads_to_a_url_that_the_list_must_not_fetch(fetched, tmp_path):
+    base = Path(fetched[1].path).read_text().splitlines()[1].rpartition("/")[0]
+    config = write_list(tmp_path / "list.csv", [(f"{base}/redirect", "a"), (f"{base}/hostile-to-host?localhost", "b")])
+    (tmp_path / "urls").write_text(f"{base}/plain.jpg\n")
+    fetch_list(replace(config, blocked_urls=str(tmp_path / "urls")), HOW, tmp_path / "pictures", quiet)
+    rows = read_rows(tmp_path / "pictures" / "000000" / "rows.parquet")
+    assert [row.status for row in rows] == ["blocked_url", "ok"] and "redirected to http://127.0" in rows[0].detail
+
+
 @pytest.fixture
 def busy(fetched, tmp_path):
     """A list whose second row comes when it is asked for the second time, fetched once."""

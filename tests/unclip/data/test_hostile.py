@@ -15,10 +15,11 @@ import pytest
 from tests.unclip.data import web_server as web
 from tests.unclip.data.data_fixtures import needs_tool
 from tests.unclip.data.test_download import freeze, processes_naming
-from unclip.data import fetcher
+from unclip.data import fetcher, web_address
 from unclip.data.config import DownloadConfig, UrlsConfig
 from unclip.data.download import download
 from unclip.data.fates import status_of
+from unclip.data.opt_outs import blocked_urls
 from unclip.data.rows import read_rows
 from unclip.data.urls import write_pairs
 
@@ -82,10 +83,10 @@ def server():
         yield address
 
 
-def ask(*urls, allow_private=True, blocked=None, **environment):
+def ask(*urls, allow_private=True, blocked=(), **environment):
     """Seconds and words of each request, all made at once by one process, and the memory that they took."""
     limits = {"schemes": ["http"], "allow_private": allow_private, "timeout_s": TIMEOUT_S, "max_bytes": MAX_BYTES}
-    limits |= {"marks": os.devnull, "blocked": blocked}
+    limits |= {"marks": os.devnull, "blocked": dict(blocked)}
     command = [sys.executable, "-I", "-c", ASK, fetcher.__file__, json.dumps(limits), *urls]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
     return json.loads(done.stdout)
@@ -117,11 +118,26 @@ def test_a_redirect_to_a_private_address_is_refused_even_where_a_proxy_would_fol
 def test_a_redirect_into_a_blocked_domain_is_refused_however_it_is_spelled(server, tmp_path):
     (tmp_path / "blocked").write_text("other.example\nlocalhost")
     hosts = {"127.0.0.1": "ok"} | dict.fromkeys(("localhost", "LOCALHOST.", "%6cocalhost"), "blocked_domain")
-    found, _ = ask(*(f"{server}/hostile-to-host?{host}" for host in hosts), blocked=str(tmp_path / "blocked"))
+    found, _ = ask(
+        *(f"{server}/hostile-to-host?{host}" for host in hosts), blocked={"domains": str(tmp_path / "blocked")}
+    )
     said = {url.partition("?")[2]: answer[1] for url, answer in found.items()}
     assert {host: "ok" if text == "ok" else status_of(text) for host, text in said.items()} == hosts
     assert fetcher.is_below("www.xn--bcher-kva.example", frozenset({"xn--bcher-kva.example"}))
     assert not fetcher.is_below("otherlocalhost", frozenset({"localhost"}))
+
+
+def test_a_redirect_to_a_blocked_url_is_refused_however_its_host_is_spelled(server, tmp_path):
+    port = server.rpartition(":")[2]
+    (tmp_path / "list").write_text(f"http://other.example/1.png\nHTTP://LocalHost:{port}/plain.jpg#x\n")
+    (tmp_path / "numbers").write_bytes(blocked_urls(str(tmp_path / "list")))
+    hosts = {"127.0.0.1": "ok"} | dict.fromkeys(("localhost", "LOCALHOST.", "%6cocalhost"), "blocked_url")
+    found, _ = ask(*(f"{server}/hostile-to-host?{host}" for host in hosts), blocked={"urls": str(tmp_path / "numbers")})
+    said = {url.partition("?")[2]: answer[1] for url, answer in found.items()}
+    assert {host: "ok" if text == "ok" else status_of(text) for host, text in said.items()} == hosts
+    is_listed = web_address.among(str(tmp_path / "numbers"))
+    assert is_listed("http://Other.example:80/1.png") and not is_listed("http://other.example/2.png")
+    assert not any(map(is_listed, ("", "http://[", "http://a:b@other.example/1.png")))
 
 
 @pytest.mark.parametrize("name", [socket.gethostname()])
@@ -136,7 +152,9 @@ def test_a_name_that_resolves_to_a_private_address_is_refused(name):
 
 
 def test_addresses_that_do_not_answer_share_the_time_of_one_request():
-    guard = fetcher.Fetcher(schemes=["http"], allow_private=True, timeout_s=1, max_bytes=9, marks=os.devnull)
+    guard = fetcher.Fetcher(
+        schemes=["http"], allow_private=True, timeout_s=1, max_bytes=9, marks=os.devnull, blocked={}
+    )
     with socket.socket() as full, contextlib.ExitStack() as queue:
         full.bind(("127.0.0.1", 0))
         full.listen(0)

@@ -1,0 +1,79 @@
+"""What the source of a dump says of its rows besides: further columns of a list, fields of the JSON in tars.
+
+They stand as one JSON object a row in the column `more` of the table of rows beside each part: no two parts of it can
+have different types.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unclip.data.dump import rows_path
+from unclip.data.more_columns import ENCODER, read_more
+from unclip.data.rows import MORE
+
+TYPES = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "text": pa.string()}
+BATCH_ROWS = 8_192  # in memory at a time
+Further = dict[str, Any]
+
+
+@dataclass
+class Field:
+    """One further column over all rows of a dump, refused ones too."""
+
+    kind: str  # of TYPES: what holds each of its values
+    rows: int  # that have a value
+
+    def add(self, kind: str) -> None:
+        """Counts a value."""
+        self.rows += 1
+        if self.kind != kind:
+            self.kind = "float" if {self.kind, kind} == {"int", "float"} else "text"
+
+    def column(self, values: Sequence[Any]) -> pa.Array:
+        """Values as a column; what is no text where others are, is JSON."""
+        if self.kind == "text":
+            values = [value if value is None or isinstance(value, str) else ENCODER.encode(value) for value in values]
+        return pa.array(values, TYPES[self.kind])
+
+
+def further_fields(parts: Sequence[Path]) -> dict[str, Field]:
+    """The further columns of a dump, those without any value left out, in the order in which they are met."""
+    found: dict[str, Field] = {}
+    for row in further_rows(parts):
+        for name, value in row.items():
+            if value is not None:
+                found.setdefault(name, Field(kind_of(value), 0)).add(kind_of(value))
+    return found
+
+
+def kind_of(value: Any) -> str:
+    """What holds a value of JSON, of TYPES."""
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "int" if -(2**63) <= value < 2**63 else "text"
+    return "float" if isinstance(value, float) else "text"
+
+
+def further_rows(parts: Sequence[Path]) -> Iterator[Further]:
+    """What the source says besides of every row that it says it of; some rows in memory at a time."""
+    for part in parts:
+        with pq.ParquetFile(rows_path(part)) as file:
+            if MORE.name in file.schema_arrow.names:
+                for batch in file.iter_batches(BATCH_ROWS, columns=[MORE.name]):
+                    yield from (read_more(text) for text in batch[MORE.name].to_pylist())
+
+
+def further_columns(part: Path, keys: Sequence[str], fields: dict[str, Field]) -> dict[str, pa.Array]:
+    """The further columns for some rows of a part."""
+    said: dict[str, str | None] = {}
+    if MORE.name in pq.read_schema(rows_path(part)).names:
+        table = pq.read_table(rows_path(part), columns=["key", MORE.name])
+        said = dict(zip(table["key"].to_pylist(), table[MORE.name].to_pylist(), strict=True))
+    rows = [read_more(said.get(key)) for key in keys]
+    return {name: field.column([row.get(name) for row in rows]) for name, field in fields.items()}
