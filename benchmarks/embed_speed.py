@@ -86,7 +86,8 @@ def beside_forward(aside: Path, precision: str, options: argparse.Namespace) -> 
     plain = Clip(ClipSpec.from_name("ViT-B-32")).eval().requires_grad_(False)
     encoder = saved(aside / "b32", plain, precision)
     listing = tar_listing(aside / "tars" / "00000.tar", 0)
-    pixels = np.stack([np.asarray(encoder.crop(open_rgb(listing.find(i).data))) for i in range(options.batch_size)])
+    num_crops = min(options.batch_size, len(listing))
+    pixels = np.stack([np.asarray(encoder.crop(open_rgb(listing.find(i).data))) for i in range(num_crops)])
     tokens = encoder.tokenize([listing.find(i).caption for i in range(len(listing))])
     by_length = tokens[np.argsort((tokens != 0).sum(1), kind="stable")]
 

@@ -5,7 +5,6 @@
 
 import json
 import re
-import resource
 import sys
 import threading
 import time
@@ -155,8 +154,7 @@ def main() -> None:
         figures = {"rows": int(work)}
     else:
         figures = STAGES[name](sorted(Path(table).glob("*.parquet")), Path(work))
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({**took, "peak_mb": peak_mb, "figures": figures}))
+    print(json.dumps({**took, "figures": figures}))
 
 
 if __name__ == "__main__":

@@ -5,11 +5,14 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.main import get_command
 
 from flows.cli import app, load_verbs
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name != "log.md")]
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
 def verbs():
@@ -26,6 +29,26 @@ def test_every_verb_is_in_the_readme():
     assert verbs() <= set(re.findall(r"[`,] ?`?([a-z-]+)", table))
 
 
+def options():
+    """The options of each verb."""
+    load_verbs()
+    commands = get_command(app).commands
+    return {name: {text for one in command.params for text in one.opts} for name, command in commands.items()}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_in_a_command_of_the_pages_is_that_verbs(page):
+    known = options()
+    for verb, words in re.findall(r"unclip ([a-z-]+)((?:[^`\n#]|\\\n)*)", page.read_text()):
+        assert set(re.findall(r"(?<=\s)--?[a-z][a-z-]*", words)) <= known[verb], (verb, words)
+
+
+def test_every_option_of_the_pages_is_a_verbs_or_a_benchmarks():
+    known = set.union(*options().values())
+    known |= {name for path in (ROOT / "benchmarks").glob("*.py") for name in OPTION.findall(path.read_text())}
+    assert {name for page in PAGES for name in OPTION.findall(page.read_text())} <= known
+
+
 def test_every_verb_of_the_table_exists():
     table = README[README.index("## Verbs") : README.index("## How it works")]
     first_cells = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
@@ -38,7 +61,8 @@ def test_every_path_of_the_tree_exists(path):
 
 
 def test_every_picture_of_the_readme_is_there():
-    assert all((ROOT / picture).is_file() for picture in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README))
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", README)
+    assert pictures and all((ROOT / picture).is_file() for picture in pictures)
 
 
 def test_every_pipeline_is_in_the_readme():

@@ -223,7 +223,7 @@ class EmbedConfig:
     """How images and captions are embedded."""
 
     batch_size: int = 256  # rows that are encoded at a time
-    precision: str = "fp32"  # "fp32", or "bf16": autocast
+    precision: str = "fp32"  # "fp32", or "bf16": weights narrowed once, the rest by autocast
     workers: int = neutral(0)  # processes that decode; 0: threads, which do as well on a few cores
 
     def __post_init__(self) -> None:

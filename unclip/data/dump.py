@@ -203,7 +203,7 @@ def finish(out: Path, config: IndexConfig = DEFAULT_INDEX) -> None:
     index = grow_index(config, parts, out, seed=0)
     records = [read_record(part.with_suffix(".json"), "files", "rows", "refused") for part in parts]
     infos = [read_info(part) for part in parts]
-    beside = [path for path in sorted(out.glob("[!.]*.*")) if path.is_file()]
+    beside = [path for path in sorted(out.glob("*.*")) if path.name.startswith(("index.", "index-", "keys."))]
     files = {f"parts/{name}": digest for record in records for name, digest in record["files"].items()}
     manifest = {
         "rows": sum(record["rows"] for record in records),

@@ -143,7 +143,7 @@ def write_dense(
     found = [places_of(part, pictures) for part in parts]
     if len({int(places.shard) for places in found}) < len(found):
         raise ValueError("two tars have the same number: a dense layout has one array for each number")
-    widths = sorted({places.index_width for places in found})
+    widths = sorted({places.index_width for places in found if places.size})  # a tar without samples has no keys
     if len(widths) > 1:
         raise ValueError(f"keys must have the same number of digits after their tar's in all tars, got {widths}")
     width = max(len(places.shard) for places in found)

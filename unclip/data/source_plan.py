@@ -22,6 +22,8 @@ SourceConfig = ShapesConfig | FolderConfig | ShardsConfig | UrlsConfig | RetryCo
 ALL = slice(None)
 HEAD_FILES = ("head.json", "head.safetensors")  # of `aesthetic.head`
 EVALUATION_FILES = ("**/*.parquet",)  # of `select.evaluation`
+QUOTES = "a comma in a caption needs quotes around it"
+REST = "\0"  # no column's name: of the cells of a row beyond those of the header
 BRACES = re.compile(r"\{([^{}]+)\}")
 
 
@@ -121,12 +123,12 @@ def folder_chunks(config: FolderConfig) -> list[list[FolderRow]]:
         raise ValueError(f"folder must be an existing folder, got {config.folder!r}")
     try:
         with open(config.captions, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, strict=True)
+            reader = csv.DictReader(file, strict=True, restkey=REST)
             names = reader.fieldnames or []
             for column in (config.file_column, config.caption_column, *config.more_columns):
                 if column not in names:
                     raise ValueError(f"{config.captions} has no column {column!r}; it has {', '.join(names) or 'none'}")
-            rows = [_folder_row(config, row) for row in reader]
+            rows = [_folder_row(config, row, f"{config.captions}:{reader.line_num}") for row in reader]
     except OSError as error:
         raise ValueError(
             f"captions must be a CSV file that can be read, got {config.captions!r}: {error.strerror}"
@@ -138,7 +140,9 @@ def folder_chunks(config: FolderConfig) -> list[list[FolderRow]]:
     return [rows[start : start + config.shard_size] for start in range(0, len(rows), config.shard_size)]
 
 
-def _folder_row(config: FolderConfig, row: Mapping[str, str | None]) -> FolderRow:
+def _folder_row(config: FolderConfig, row: Mapping[str, Any], where: str) -> FolderRow:
+    if any(row.get(REST, ())):
+        raise ValueError(f"{where} has more cells than the header: {QUOTES}")
     file, caption = ((row[name] or "").strip() for name in (config.file_column, config.caption_column))
     more = config.more_columns
     return FolderRow(file, caption, more_json(more, (row[name] for name in more)) if more else "")

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from unclip.data.source_plan import QUOTES
+
 BATCH_ROWS = 2_000  # of a Parquet file that are in memory at once
 BUFFER_BYTES = 1 << 20  # of each column, so that a large row group is not read whole
 MAX_CELL_CHARS = 1 << 24  # of a CSV: where a quote is left open, the rest of the list is one cell
@@ -30,6 +32,7 @@ class Record(NamedTuple):
     url: Any
     caption: Any
     more: tuple[Any, ...] = ()  # of further columns
+    fault: str = ""  # why it is no row of this list
 
 
 class Lines:
@@ -97,7 +100,7 @@ def _csv_records(path: Path, wanted: tuple[str, ...], place: Place) -> Iterator[
                 return
             if row:
                 cells = tuple([row[column] if column < len(row) else None for column in columns])
-                yield Record(here, cells[0], cells[1], cells[2:])
+                yield Record(here, cells[0], cells[1], cells[2:], too_many(row, len(names)))
 
 
 def _jsonl_records(path: Path, wanted: tuple[str, ...], place: Place) -> Iterator[Record]:
@@ -155,6 +158,11 @@ def _row_group(file: pq.ParquetFile, row: int) -> tuple[int, int]:
             return group, start
         start += num_rows
     return file.num_row_groups, start
+
+
+def too_many(row: list[str], num_names: int) -> str:
+    """What is wrong with a row of a CSV that says more than its header asks for; "" where nothing is."""
+    return f"{len(row)} cells, {num_names} in the header: {QUOTES}" if any(row[num_names:]) else ""
 
 
 def require_columns(where: object, names: list[str], *wanted: str) -> None:

@@ -186,6 +186,8 @@ def freeze_pair(record: Record, names: tuple[str, ...], blocked: OptOuts) -> Pai
     more = more_json(names, record.more) if names else None
     try:
         address = normalise_url(address)
+        if record.fault:
+            raise ValueError(record.fault)
         if not text:
             raise ValueError("no caption")
         if len(text) > MAX_CAPTION_CHARS:
@@ -203,8 +205,8 @@ def _repeated(pair: Pair) -> Pair:
 
 
 def _clean(value: Any) -> str:
-    """A cell as text that can be written as UTF-8, without the white space around it."""
-    text = "" if value is None else str(value).strip()
+    """A cell as text that can be written as UTF-8, without the white space around it; "" of NaN, lists and objects."""
+    text = "" if value is None or value != value or isinstance(value, list | dict) else str(value).strip()
     return text if text.isascii() else text.encode(errors="replace").decode()
 
 

@@ -1,14 +1,19 @@
-"""Pictures, captions and tars as nobody should write them, made here: a corpus of broken files."""
+"""Pictures, captions and tars as nobody should write them, made here; and what became of each row of a dump."""
 
 import io
 import struct
 import tarfile
 
 import numpy as np
+import pyarrow.parquet as pq
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from tests.unclip.data.dump_fixtures import embedded, verified
 from tests.unclip.data.web_server import bomb_png, encoded, noise_jpeg, solid
+from unclip.data.config import ShardsConfig
+from unclip.data.dump import part_paths, rejects_path, rows_path
 
 
 def lying_jpeg(width, height, size=(64, 64)):
@@ -109,8 +114,11 @@ RAW_CAPTIONS = {
     "utf-16": "a b".encode("utf-16"),
     "surrogate": b"\xed\xa0\x80",
 }
+NOTHING = "nothing to index"
+GOOD = [("z.png", good_picture(1)), ("z.txt", b"word")]
 pictures = st.sampled_from(sorted(PICTURES)).map(PICTURES.__getitem__) | st.binary(max_size=40)
 captions = st.sampled_from(sorted(CAPTIONS)).map(CAPTIONS.__getitem__) | st.text(max_size=12)
+slow = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def tar_of(path, members):
@@ -121,3 +129,27 @@ def tar_of(path, members):
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
     return path
+
+
+def fates(dump):
+    """status or reject reason of every row of the source, and None of those embedded, in order."""
+    found = []
+    for part in part_paths(dump):
+        rejected = dict(
+            zip(*pq.read_table(rejects_path(part), columns=["key", "reason"]).to_pydict().values(), strict=True)
+        )
+        rows = pq.read_table(rows_path(part)).to_pylist()
+        keys = set(pq.read_table(part, columns=["key"])["key"].to_pylist())
+        for row in rows:
+            assert (row["key"] in keys) + (row["key"] in rejected) + (row["status"] != "ok") == 1, row
+            found.append(None if row["key"] in keys else rejected.get(row["key"], row["status"]))
+    return found
+
+
+def tar_fates(tmp_path, members):
+    """The fates of the samples of a tar, to which a good last one is added."""
+    tar_of(tmp_path / "a.tar", [*members, *GOOD])
+    dump = embedded(ShardsConfig(pattern=str(tmp_path / "*.tar")), tmp_path / "dump")
+    found = fates(dump)
+    assert verified(dump) == [] and found[-1] is None
+    return found[:-1]

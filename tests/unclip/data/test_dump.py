@@ -1,6 +1,7 @@
 """Facts about the data team's dump."""
 
 import shutil
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,8 +10,9 @@ from tests.unclip.data.data_fixtures import TinyEncoder, sample, write_source
 from tests.unclip.data.dump_fixtures import embed_dump, search_dump, verified
 from unclip.data import sources
 from unclip.data.config import FolderConfig, IndexConfig, ShardsConfig
-from unclip.data.dump import only_writer
+from unclip.data.dump import only_writer, part_paths
 from unclip.data.dump_figures import inspect_dump
+from unclip.data.table import read_parts, unit
 
 
 def quiet(*args, **figures):
@@ -32,12 +34,21 @@ def dump(tmp_path, count=2, encoder=None, **more):
     return embed_dump(tars(tmp_path, count), tmp_path / "dump", encoder or TinyEncoder(), clip, 4, quiet, **more)
 
 
-def test_a_picture_finds_itself_and_a_text_its_caption(tmp_path):
+def test_a_picture_finds_itself(tmp_path):
     dump(tmp_path)
     (tmp_path / "query.png").write_bytes(sample(5, shard=1).image)
     found = search_dump(tmp_path / "dump", TinyEncoder(), None, tmp_path / "query.png", 3)
     assert found[0]["key"] == "00000100005" and found[0]["cosine"] > 0.999 and len(found) == 3
-    assert len(search_dump(tmp_path / "dump", TinyEncoder(), "a word", None, 100)) == 16
+
+
+def test_a_text_finds_all_pictures_in_the_order_of_their_cosines(tmp_path):
+    dump(tmp_path)
+    found = search_dump(tmp_path / "dump", TinyEncoder(), "a word", None, 100)
+    parts = read_parts(part_paths(tmp_path / "dump"))
+    text = unit(TinyEncoder().encode_text(TinyEncoder().tokenize(["a word"])))[0]
+    cosines = {key: float(row @ text) for part in parts for key, row in zip(part.keys, part.image, strict=True)}
+    assert [hit["key"] for hit in found] == sorted(cosines, key=cosines.__getitem__, reverse=True)
+    assert [hit["cosine"] for hit in found] == pytest.approx([cosines[hit["key"]] for hit in found], abs=1e-4)
 
 
 def test_a_folder_finds_the_file_and_counts_what_it_refused(tmp_path):
@@ -218,15 +229,28 @@ def test_a_dump_of_another_source_is_refused_and_stays(tmp_path):
     assert inspect_dump(tmp_path / "dump")["problems"] == []
 
 
+def test_a_file_that_is_not_the_dump_s_may_come_and_go(tmp_path):
+    dump(tmp_path, 1)
+    (tmp_path / "dump" / "found.png").write_bytes(b"a sheet of what a search found")
+    dump(tmp_path, 2)
+    (tmp_path / "dump" / "found.png").unlink()
+    assert inspect_dump(tmp_path / "dump")["problems"] == []
+    assert dump(tmp_path, 2)["embedded_shards"] == 0
+
+
 def test_two_writers_of_one_dump_are_refused(tmp_path):
     dump(tmp_path, 1)
     with only_writer(tmp_path / "dump"), pytest.raises(ValueError, match="another embed is writing to"):
         dump(tmp_path, 2)
 
 
-def test_neither_or_both_of_text_and_image_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="one of them"):
-        search_dump(tmp_path, TinyEncoder(), None, None, 1)
+@pytest.mark.parametrize(("text", "image"), [(None, None), ("a", Path("a.png"))])
+def test_neither_or_both_of_text_and_image_is_refused(tmp_path, text, image):
+    with pytest.raises(ValueError, match="search needs a text or an image, one of them"):
+        search_dump(tmp_path, TinyEncoder(), text, image, 1)
+
+
+def test_a_folder_that_is_no_dump_is_not_searched(tmp_path):
     with pytest.raises(ValueError, match="is no dump"):
         search_dump(tmp_path, TinyEncoder(), "a", None, 1)
 

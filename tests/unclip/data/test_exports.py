@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.unclip.data.bad_files import tar_of
 from tests.unclip.data.data_fixtures import TinyEncoder, sample
 from tests.unclip.data.dump_fixtures import (
     clip_folder,
@@ -90,6 +91,14 @@ def test_a_dense_array_has_each_picture_at_its_index_and_zeros_where_there_is_no
     parts = read_parts(part_paths(dump))
     assert np.flatnonzero(first.any(1)).tolist() == [0, 5] and np.flatnonzero(second.any(1)).tolist() == [1]
     assert np.abs(first[[0, 5]] - parts[0].image).max() < 1e-3 and np.abs(second[1] - parts[1].image[0]).max() < 1e-3
+
+
+def test_a_tar_without_samples_is_a_dense_array_without_rows(tmp_path):
+    source = dense_tars(tmp_path / "tars", ["00000", "02001"])
+    tar_of(tmp_path / "tars" / "01.tar", [])
+    said = export_dump(embedded(source, tmp_path / "dump"), tmp_path / "out", "dense")
+    assert (said["files"], said["index_width"]) == (3, 3)
+    assert np.load(tmp_path / "out" / "img_emb" / "img_emb_01.npy").shape == (0, 12)
 
 
 def test_a_dense_array_of_a_folder_goes_by_the_place_in_the_list(tmp_path):

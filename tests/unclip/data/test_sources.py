@@ -48,6 +48,7 @@ def test_every_row_of_a_folder_is_kept_or_refused_with_a_reason(tmp_path):
         ("file,text", ["0.png,a"], "has no column 'caption'; it has file, text"),
         ("file,caption", [], "has no rows"),
         ("file,caption", ['0.png,"open'], "is no CSV"),
+        ("file,caption", ["0.png,a", "1.png,a cat, asleep"], "list.csv:3 has more cells than the header: a comma in"),
     ],
 )
 def test_a_malformed_list_is_one_clear_error(tmp_path, header, rows, message):
@@ -139,8 +140,11 @@ def test_a_broken_foreign_tar_is_one_clear_error(tmp_path):
         list(foreign_shard(config, 0))
 
 
-def test_braces_expand_and_a_missing_shard_is_named(tmp_path):
+def test_braces_expand():
     assert expand_braces("a{08..10}{x,y}.tar")[:3] == ["a08x.tar", "a08y.tar", "a09x.tar"]
+
+
+def test_a_missing_shard_is_named(tmp_path):
     foreign_tar(tmp_path / "0.tar", sample_files(sample(0)))
     with pytest.raises(ValueError, match=r"there is no .*1\.tar"):
         shard_recipes(ShardsConfig(pattern=str(tmp_path / "{0..1}.tar")))

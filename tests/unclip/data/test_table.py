@@ -3,15 +3,14 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from tests.unclip.data.data_fixtures import part
+from tests.unclip.data.dump_fixtures import tar_dump, vectors
+from unclip.data.dump import part_paths
 from unclip.data.table import Embedded, check_agree, read_info, read_part, read_parts, vectors_of, write_part
-
-
-def vectors(seed, size=20, dimension=12):
-    return np.random.default_rng(seed).normal(size=(size, dimension)).astype(np.float32) * 7
 
 
 def test_a_part_reads_back_at_norm_one_and_keeps_the_raw_vectors(tmp_path):
@@ -82,3 +81,36 @@ def test_an_embedding_that_is_zero_or_not_finite_is_not_written(tmp_path, bad):
 def test_an_empty_part_reads_back_empty(tmp_path):
     found = read_part(part(tmp_path / "p.parquet", np.empty((0, 12))))
     assert len(found) == 0 and found.image.shape == (0, 12) and check_agree([tmp_path / "p.parquet"])[0].num_rows == 0
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        ("key", pa.large_string()),
+        ("sample_id", pa.binary()),
+        ("image_sha256", pa.string()),
+        ("image_embedding", pa.list_(pa.float32(), 12)),
+        ("image_embedding", pa.list_(pa.float16())),
+        ("tokens", pa.list_(pa.int64(), 8)),
+        ("image_norm", pa.float64()),
+        ("caption", pa.binary()),
+        ("clip_score", pa.string()),
+    ],
+)
+def test_a_part_with_a_column_of_another_type_is_refused(tmp_path, column, kind):
+    (path, *_) = part_paths(tar_dump(tmp_path, count=1))
+    table = pq.read_table(path)
+    place = table.schema.get_field_index(column)
+    values = [str(value) if kind == pa.string() else value for value in table[column].to_pylist()]
+    pq.write_table(table.set_column(place, pa.field(column, kind, nullable=False), pa.array(values, kind)), path)
+    with pytest.raises(ValueError, match="its columns are not those of an embedding table of dimension 12"):
+        read_info(path)
+
+
+def test_a_metadata_that_lies_about_its_rows_or_numbers_is_refused(tmp_path):
+    (path, *_) = part_paths(tar_dump(tmp_path, count=1))
+    table = pq.read_table(path)
+    for field, value in ((b"num_rows", b"7"), (b"dimension", b"13"), (b"context", b"many")):
+        pq.write_table(table.replace_schema_metadata(table.schema.metadata | {field: value}), path)
+        with pytest.raises(ValueError, match=str(path)):
+            read_info(path)

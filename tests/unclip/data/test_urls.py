@@ -43,6 +43,20 @@ def test_the_same_url_with_another_caption_is_no_duplicate(tmp_path):
     assert read_shard(config, 0).column("refused").to_pylist() == [None, None]
 
 
+def test_a_comma_without_quotes_cuts_no_caption_short(tmp_path):
+    rows = [(ROWS[0][0], "a cat, asleep"), (ROWS[1][0], '"a dog, asleep"'), (ROWS[1][0], "a bird,")]
+    table = read_shard(write_list(tmp_path / "list.csv", rows), 0)
+    assert table["refused"].to_pylist() == ["malformed", None, None]
+    assert table["detail"][0].as_py() == "3 cells, 2 in the header: a comma in a caption needs quotes around it"
+    assert table["caption"].to_pylist()[1:] == ["a dog, asleep", "a bird"]
+
+
+@pytest.mark.parametrize("value", [float("nan"), None, [], ["a cat"], {"en": "a cat"}])
+def test_what_is_no_text_is_no_caption(tmp_path, value):
+    table = read_shard(write_list(tmp_path / "list.jsonl", [(ROWS[0][0], value), ROWS[1]]), 0)
+    assert table["refused"].to_pylist() == ["malformed", None] and table["detail"][0].as_py() == "no caption"
+
+
 def test_a_duplicate_is_found_in_a_later_shard(tmp_path):
     path = write_list(tmp_path / "list.csv", ROWS).path
     tables = [read_shard(UrlsConfig(path=path, shard_size=2), shard) for shard in (0, 1)]
