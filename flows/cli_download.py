@@ -32,7 +32,7 @@ def show_downloads(
         return
     if found.refused:
         out.print(fates_table(found.refused, found.is_whole))
-    out.print(summary(name, found, given(overrides, store, file)), markup=False, soft_wrap=True)
+    out.print(summary(name, found, given(overrides, store, file)), soft_wrap=True)
 
 
 def given(overrides: list[str], store: Path, file: Path) -> str:
@@ -73,4 +73,4 @@ def retry(
         return
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in counts.most_common())
     more = "one further shard" if len(shards) == 1 else f"{len(shards)} further shards"
-    out.print(f"{counts.total():,} rows in {more}: {reasons}. `unclip run {name}` fetches them", markup=False)
+    out.print(f"{counts.total():,} rows in {more}: {reasons}. `unclip run {name}` fetches them")

@@ -25,7 +25,7 @@ def lineage(reference: Reference, store: StoreDir = STORE, as_json: Json = False
         print(json.dumps(above + [{"depth": depth, "name": name, **m} for depth, name, m in found], indent=1))
         return
     if picture:
-        out.print(_said({name: value for name, value in picture.items() if name != "stack"}), markup=False)
+        out.print(_said({name: value for name, value in picture.items() if name != "stack"}))
     rows = [
         ["  " * depth + name, m["key"][:12], (m["git"]["commit"] or "?")[:9], m["ended"][:16], f"{m['seconds']:.1f}"]
         for depth, name, m in found

@@ -61,10 +61,10 @@ def print_run(graph: Graph, run: RunRecord, until: str | None = None) -> None:
         rows.append([stage.name, what, f"{entry.get('seconds', 0):.1f}", ", ".join(k[:12] for k in keys[:2])])
     out.print(table(f"{graph.name} in {graph.store.root}", ["stage", "", "seconds", "artifact"], rows, ["seconds"]))
     if line := funnel_line(graph.name, graph.store, run):
-        out.print(line, soft_wrap=True, markup=False)
+        out.print(line, soft_wrap=True)
     for index in (graph.store.find("index", key) for key in run.keys("index")):
         if index is not None:
-            out.print(index_line(index.manifest()["metrics"]), soft_wrap=True, markup=False)
+            out.print(index_line(index.manifest()["metrics"]), soft_wrap=True)
     if until is None:
         page = graph.store.path_of("report", run.keys("report")[0])
         out.print(f"report: {page / 'index.html'}", soft_wrap=True)
