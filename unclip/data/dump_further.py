@@ -62,8 +62,8 @@ def kind_of(value: Any) -> str:
 
 def further_rows(parts: Sequence[Path]) -> Iterator[Further]:
     """What the source says besides of every row that it says it of; some rows in memory at a time."""
-    for part in parts:
-        with pq.ParquetFile(rows_path(part)) as file:
+    for path in filter(Path.is_file, map(rows_path, parts)):  # one that is missing is a problem of its own
+        with pq.ParquetFile(path) as file:
             if MORE.name in file.schema_arrow.names:
                 for batch in file.iter_batches(BATCH_ROWS, columns=[MORE.name]):
                     yield from (read_more(text) for text in batch[MORE.name].to_pylist())

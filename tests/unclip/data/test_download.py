@@ -135,7 +135,7 @@ def test_a_private_address_is_refused_where_the_connection_is_made(monkeypatch, 
     for name in ("getaddrinfo", "create_connection"):
         monkeypatch.setattr(socket, name, getattr(socket, name))
     monkeypatch.setattr(urllib.request, "urlopen", urllib.request.urlopen)
-    Fetcher(schemes=["http"], allow_private=False, timeout_s=2, max_bytes=9, marks=os.devnull).install()
+    Fetcher(schemes=["http"], allow_private=False, timeout_s=2, max_bytes=9, marks=os.devnull, blocked={}).install()
     with pytest.raises(OSError, match=r"^private address") as error:
         urllib.request.urlopen(f"http://{host}:{server.rsplit(':', 1)[1]}/secret.png")
     assert status_of(str(error.value)) == "private_address" and web.Handler.asked["/secret.png"] == 0
