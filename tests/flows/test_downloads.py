@@ -76,24 +76,49 @@ def site(tmp_path, server):
     return site
 
 
-def test_refused_rows_come_back_as_a_further_shard_with_their_sample_ids(site):
+@pytest.fixture(scope="module")
+def retried(tmp_path_factory, server):
+    """A site whose refused rows were asked again, for tests that only look at it: the site and its graph."""
+    web.Handler.asked.clear()
+    site = Site(tmp_path_factory.mktemp("retried"), server)
+    site.write(NAMES)
     graph, built = site.run()
     assert built == [2, 2] and downloads(graph).refused == {"http_503": 1, "http_404": 1, "http_429": 1}
-    shards, counts = add_retries(graph, ["http_5xx", "http_429"], {"num_threads": 1})
-    assert shards == [900000] and counts == {"http_503": 1, "http_429": 1}
+    assert add_retries(graph, ["http_5xx", "http_429"], {"num_threads": 1}) == (
+        [900000],
+        Counter({"http_503": 1, "http_429": 1}),
+    )
     again, built = site.run()
     assert built == [1, 1] and again.stages()[1].name == "download"
-    rows = [row for artifact in fetched(again) for row in read_rows(artifact.path / "rows.parquet")]
+    return site, again
+
+
+def test_refused_rows_come_back_as_a_further_shard_with_their_sample_ids(retried):
+    _, graph = retried
+    rows = [row for artifact in fetched(graph) for row in read_rows(artifact.path / "rows.parquet")]
     busy = [row for row in rows if row.caption == "busy.jpg"]
     assert [(row.status, row.key) for row in busy] == [("http_503", None), ("ok", "90000000000")]
     assert busy[0].sample_id == busy[1].sample_id
-    found = downloads(again)
+
+
+def test_a_row_that_was_asked_again_counts_for_its_last_fate(retried, tmp_path):
+    site, graph = retried
+    found = downloads(graph)
     assert (found.rows, found.ok, found.refused, found.retried) == (6, 4, {"http_404": 1, "http_429": 1}, 2)
+    shutil.copytree(site.folder, tmp_path / "copy")
+    again = Site(tmp_path / "copy", site.url).graph()
     assert add_retries(again, [], {})[1] == Counter({"http_429": 1})  # what failed twice, and nothing that came
-    site.write([*NAMES[:3], "plain.png", "wide.png"])  # shard 1 is another: its refusal does not stand, that of 0 does
-    changed = site.graph()
+
+
+def test_a_retry_stands_where_its_rows_shards_are_as_they_were(retried, tmp_path):
+    site, graph = retried
+    shutil.copytree(site.folder, tmp_path / "copy")
+    copy = Site(tmp_path / "copy", site.url)
+    add_retries(copy.graph(), [], {})  # of what failed in the first retry too: it stands no longer once that is another
+    copy.write([*NAMES[:3], "plain.png", "wide.png"])  # shard 1 is another: its refusal does not stand, that of 0 does
+    changed = copy.graph()
     assert [shard.origins for shard in changed.retries] == [(0,)] and downloads(changed).void_retries == 1
-    assert len(changed.sources) == 3 and changed.sources[0] == again.sources[0]
+    assert len(changed.sources) == 3 and changed.sources[0] == graph.sources[0]
 
 
 def test_a_retry_adds_a_shard_to_the_plan_and_takes_none_away(site):

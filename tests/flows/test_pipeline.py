@@ -292,7 +292,7 @@ def test_shards_of_the_store_become_a_dump_that_can_be_searched(store, shared, t
     assert json.loads(shared("inspect", dump, "--json").stdout)["problems"] == []
 
 
-def test_a_head_is_fitted_to_ratings_of_a_dump_and_a_bad_list_is_one_line(shared, ran, store, tmp_path):
+def test_a_head_is_fitted_to_ratings_of_a_dump(shared, ran, store, tmp_path):
     tar = artifact(store, "source").path / "shard.tar"
     assert shared("embed", tar, "--out", tmp_path / "dump", "--clip", "shrunken").returncode == 0
     keys = ShardReader(tar).keys
@@ -302,7 +302,11 @@ def test_a_head_is_fitted_to_ratings_of_a_dump_and_a_bad_list_is_one_line(shared
     found = json.loads(shared("fit-aesthetic", tmp_path / "ratings.csv", *words, "--json").stdout)
     assert found["num_rated"] == len(keys) == 180 and found["num_unknown"] == 0
     assert (tmp_path / "head" / "head.safetensors").is_file()
+
+
+def test_ratings_that_are_no_numbers_are_one_line(shared, tmp_path):
     (tmp_path / "ratings.csv").write_text("key,rating\n1,good\n")
+    words = ("--dump", tmp_path / "dump", "--out", tmp_path / "head")
     refused = shared("fit-aesthetic", tmp_path / "ratings.csv", *words)
     assert refused.returncode == 2 and "ratings.csv:2: rating must be a number, got 'good'" in refused.stderr
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from flows.serve import pages, serve, stop_pages
 from unclip.prefect_server import running_url, start_server
 
 ROOT = Path(__file__).resolve().parents[2]
+SILENT = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 
 
 def wait_for(condition, limit_s: float = 60.0) -> None:
@@ -24,30 +26,42 @@ def wait_for(condition, limit_s: float = 60.0) -> None:
         time.sleep(0.1)
 
 
+@contextmanager
+def started(*argv, **how):
+    """A command that runs while the block does, and no longer, whatever fails in it."""
+    process = subprocess.Popen([sys.executable, *map(str, argv)], cwd=ROOT, **how)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def without_server():
+    """The environment of a command that starts its own Prefect server."""
+    return {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
+
+
 def test_a_served_flow_fires_twice_and_leaves_nothing(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
-    environment.pop("PREFECT_API_URL", None)
-    argv = [sys.executable, str(ROOT / "tests" / "flows" / "tiny.py"), str(tmp_path)]
-    served = subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = without_server() | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     fired = tmp_path / "fired"
-    wait_for(lambda: fired.exists() and len(fired.read_text().splitlines()) >= 2)
-    assert running_url(tmp_path)
-    assert len({line.split()[1] for line in fired.read_text().splitlines()}) >= 2  # a process a run
-    served.send_signal(signal.SIGINT)
-    wait_for(lambda: served.poll() is not None)
+    with started(ROOT / "tests" / "flows" / "tiny.py", tmp_path, env=environment, **SILENT) as served:
+        wait_for(lambda: fired.exists() and len(fired.read_text().splitlines()) >= 2)
+        assert running_url(tmp_path)
+        assert len({line.split()[1] for line in fired.read_text().splitlines()}) >= 2  # a process a run
+        served.send_signal(signal.SIGINT)
+        assert served.wait(timeout=60) == 0
     wait_for(lambda: running_url(tmp_path) is None)
 
 
 def test_a_served_pipeline_makes_its_report_and_ends_with_ctrl_c(tmp_path):
-    options = ["--file", str(ROOT / "tests" / "shrunken.yaml"), "--store", str(tmp_path), "--set", "schedule.every_s=2"]
-    program = "from flows.cli import main; main()"
-    environment = {name: value for name, value in os.environ.items() if name != "PREFECT_API_URL"}
-    argv = [sys.executable, "-c", program, "serve", "shrunken", *options]
-    with open(tmp_path / "served.log", "w") as log:
-        served = subprocess.Popen(argv, cwd=ROOT, env=environment, stdout=log, stderr=log)
-    wait_for(lambda: list(tmp_path.glob("artifacts/report/*/index.html")), limit_s=240)
-    served.send_signal(signal.SIGINT)
-    wait_for(lambda: served.poll() is not None)
+    options = ["--file", ROOT / "tests" / "shrunken.yaml", "--store", tmp_path, "--set", "schedule.every_s=2"]
+    argv = ["-c", "from flows.cli import main; main()", "serve", "shrunken", *options]
+    log = tmp_path / "served.log"
+    with log.open("w") as file, started(*argv, env=without_server(), stdout=file, stderr=file) as served:
+        wait_for(lambda: list(tmp_path.glob("artifacts/report/*/index.html")), limit_s=240)
+        served.send_signal(signal.SIGINT)
+        assert served.wait(timeout=60) == 0, log.read_text()
     wait_for(lambda: running_url(tmp_path) is None)
 
 
@@ -63,18 +77,16 @@ def test_both_pages_answer_while_wanted(tmp_path, monkeypatch):
 
 def test_pages_are_served_once_and_ended_without_the_server_of_a_run(tmp_path, monkeypatch):
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    argv = [sys.executable, "-c", "from flows.cli import main; main()", "ui", "--store", str(tmp_path)]
-    shown = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    said = [shown.stdout.readline().strip() for _ in range(2)]
-    again = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
-    assert [line.strip() for line in again.splitlines()] == said
-    run = start_server(tmp_path)
-    run.wait()
-    assert (
-        stop_pages(tmp_path)
-        == f"the pages of {tmp_path} are ended; its Prefect server stays up for the run that uses it"
-    )
-    assert shown.wait(timeout=60) == 143 and running_url(tmp_path)
+    argv = ["-c", "from flows.cli import main; main()", "ui", "--store", str(tmp_path)]
+    with started(*argv, stdout=subprocess.PIPE, text=True) as shown:
+        said = [shown.stdout.readline().strip() for _ in range(2)]
+        again = subprocess.run([sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, timeout=60).stdout
+        assert [line.strip() for line in again.splitlines()] == said
+        run = start_server(tmp_path)
+        run.wait()
+        ended = f"the pages of {tmp_path} are ended; its Prefect server stays up for the run that uses it"
+        assert stop_pages(tmp_path) == ended
+        assert shown.wait(timeout=60) == 143 and running_url(tmp_path)
     run.close()
     wait_for(lambda: running_url(tmp_path) is None)
 

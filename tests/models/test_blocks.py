@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import silu
 
 from models.blocks import (
     CaptionEncoder,
@@ -156,9 +157,12 @@ def test_a_residual_block_starts_as_its_skip():
 
 
 def test_the_timestep_scales_and_shifts_a_residual_block():
-    block, x = ResBlock(8, 8, 16), random(2, 8, 4, 4)
+    block, x, emb = ResBlock(8, 8, 16), random(2, 8, 4, 4), random(2, 16, seed=1)
     nn.init.normal_(block.conv_out.weight)
-    assert not torch.allclose(block(x, torch.zeros(2, 16)), block(x, torch.ones(2, 16)))
+    scale, shift = block.emb(emb)[..., None, None].chunk(2, dim=1)
+    normed = block.norm_out(block.conv_in(silu(block.norm_in(x))))
+    expected = x + block.conv_out(silu(normed * (1 + scale) + shift))
+    torch.testing.assert_close(block(x, emb), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_timestep_embeddings_differ_from_step_to_step():

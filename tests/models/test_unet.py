@@ -64,24 +64,26 @@ def test_the_map_attends_to_itself_and_context_in_one_softmax():
     torch.testing.assert_close(attention(x, context), x + mixed, atol=1e-5, rtol=1e-5)
 
 
+def network_of_diffusers():
+    return UNet2DConditionModel(
+        sample_size=8,
+        in_channels=3,
+        out_channels=6,
+        down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2DSimpleCrossAttn",
+        up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
+        block_out_channels=(32, 64),
+        layers_per_block=2,
+        attention_head_dim=32,
+        cross_attention_dim=24,
+        resnet_time_scale_shift="scale_shift",
+        class_embed_type="identity",
+    )
+
+
 def test_the_network_is_that_of_diffusers():
     """The architecture itself, beside an independent one: same weights, same pictures out."""
-    theirs = awake(
-        UNet2DConditionModel(
-            sample_size=8,
-            in_channels=3,
-            out_channels=6,
-            down_block_types=("ResnetDownsampleBlock2D", "SimpleCrossAttnDownBlock2D"),
-            mid_block_type="UNetMidBlock2DSimpleCrossAttn",
-            up_block_types=("SimpleCrossAttnUpBlock2D", "ResnetUpsampleBlock2D"),
-            block_out_channels=(32, 64),
-            layers_per_block=2,
-            attention_head_dim=32,
-            cross_attention_dim=24,
-            resnet_time_scale_shift="scale_shift",
-            class_embed_type="identity",
-        )
-    ).eval()
+    theirs = awake(network_of_diffusers()).eval()
     config = UNetConfig(channels=32, multiples=(1, 2), depth=2, head_channels=32, attention_px=(4,))
     ours = UNet(config, 3, 6, 8, context_width=24)
     carry_over(theirs, ours)

@@ -35,7 +35,7 @@ def test_an_article_agrees_with_the_new_word():
     assert swap_word("a small cross", "cross", "arch") == "a small arch"
 
 
-def test_a_clip_that_learned_two_pictures_tells_them_apart_and_an_untrained_one_may_not():
+def test_a_clip_that_learned_two_pictures_tells_them_apart():
     torch.manual_seed(0)
     small = ClipConfig(
         embed_dim=8, vision=VisionConfig(image_px=8, width=16, layers=1, head_width=8),

@@ -118,7 +118,7 @@ NOTHING = "nothing to index"
 GOOD = [("z.png", good_picture(1)), ("z.txt", b"word")]
 pictures = st.sampled_from(sorted(PICTURES)).map(PICTURES.__getitem__) | st.binary(max_size=40)
 captions = st.sampled_from(sorted(CAPTIONS)).map(CAPTIONS.__getitem__) | st.text(max_size=12)
-slow = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+slow = settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 
 
 def tar_of(path, members):

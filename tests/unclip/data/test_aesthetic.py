@@ -54,13 +54,19 @@ def test_leaving_one_out_at_once_is_leaving_out_one_after_the_other():
     assert best_ridge(x, y) == min(ridges, key=error)
 
 
-def test_a_head_is_read_as_it_was_written_and_equal_work_gives_equal_bytes(tmp_path, info):
+def test_a_head_is_read_as_it_was_written(tmp_path, info):
+    head = fit_head(unit(images()), taste(images(), 0.3), info)
+    save_head(head, tmp_path / "head")
+    found = load_head(tmp_path / "head")
+    rows = unit(images(20, seed=5))
+    assert found.record == head.record and np.array_equal(found.rate(rows), head.rate(rows))
+
+
+def test_equal_work_gives_an_equal_head(tmp_path, info):
     for name in ("a", "b"):
         save_head(fit_head(unit(images()), taste(images(), 0.3), info), tmp_path / name)
     files = [[(tmp_path / name / f"head.{kind}").read_bytes() for kind in ("json", "safetensors")] for name in "ab"]
     assert files[0] == files[1]
-    head = load_head(tmp_path / "a")
-    assert head.record.num_rated == SIZE and head.weight.shape == (32,)
 
 
 def test_the_head_of_another_clip_is_refused(tmp_path, info):

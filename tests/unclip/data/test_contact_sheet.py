@@ -32,9 +32,12 @@ def test_a_wide_picture_keeps_its_shape():
     assert red.any(1).sum() == TILE_PX // 4 and red.any(0).sum() == TILE_PX
 
 
-def test_a_missing_picture_says_why_and_nothing_to_show_is_a_sheet():
+def test_a_missing_picture_says_why():
     blank = contact_sheet([Tile(title="1", caption="a", why="it is gone")], "x")
     assert blank.tobytes() != contact_sheet([Tile(title="1", caption="a", why="other")], "x").tobytes()
+
+
+def test_nothing_to_show_is_a_sheet():
     assert contact_sheet([], "nothing").getpixel((0, 0)) == PAPER
 
 

@@ -108,8 +108,12 @@ def test_print_colours_become_screen_colours(fetched):
 
 
 @needs_tool
-def test_an_animation_gives_its_first_frame_and_a_large_picture_shrinks(fetched):
+def test_an_animation_gives_its_first_frame(fetched):
     assert pixels(fetched, "moving.gif")[5, 5].tolist() == list(web.RED)
+
+
+@needs_tool
+def test_a_large_picture_shrinks(fetched):
     assert pixels(fetched, "wide.png").shape == (50, 200, 3)
 
 

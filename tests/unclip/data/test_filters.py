@@ -229,7 +229,7 @@ POLICY = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shards=st.lists(st.lists(ROW, min_size=1, max_size=6), min_size=1, max_size=3), policy=POLICY)
 def test_whatever_the_scores_and_the_policy_every_row_is_kept_or_dropped_for_one_reason(shards, policy):
     tables = [table_of(number, rows) for number, rows in enumerate(shards)]

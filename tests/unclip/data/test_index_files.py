@@ -68,11 +68,15 @@ def test_an_index_that_misses_too_much_leaves_the_one_before(tmp_path):
     assert files(out) == before
 
 
-def test_another_key_map_and_a_cut_data_file_are_refused(tmp_path):
+def test_another_key_map_is_refused(tmp_path):
     indexed(tmp_path, parts(tmp_path), **LISTS)
     pq.write_table(pq.read_table(tmp_path / "keys.parquet").slice(1), tmp_path / "keys.parquet")
     with pytest.raises(ValueError, match=r"800 rows, keys\.parquet 799"):
         search(tmp_path, np.ones((1, 16), np.float32), 1)
+
+
+def test_a_cut_data_file_is_refused(tmp_path):
+    indexed(tmp_path, parts(tmp_path), **LISTS)
     (lists,) = tmp_path.glob("*.ivfdata")
     lists.write_bytes(b"short")
     with pytest.raises(ValueError, match=rf"{lists.name} is missing or cut short"):

@@ -9,6 +9,7 @@ import webdataset
 from PIL import Image
 
 from tests.unclip.data.data_fixtures import picture, sample
+from tests.unclip.data.web_server import encoded
 from unclip.data.images import open_rgb
 from unclip.data.rows import Row, read_rows, write_rows
 from unclip.data.shards import ShardReader, index_tar, row_of, tar_header, write_shard
@@ -91,26 +92,30 @@ def test_two_samples_of_one_key_are_refused(tmp_path):
         write_shard(tmp_path / "a.tar", [sample(1), sample(1)])
 
 
-def test_rows_read_back_and_a_row_without_key_needs_a_reason(tmp_path):
+def test_rows_read_back_as_they_were_written(tmp_path):
     rows = [row_of(sample(0), 48, 48), Row(sample_id=bytes(16), caption="x", status="http_404", detail="gone")]
     write_rows(tmp_path / "rows.parquet", rows)
     assert read_rows(tmp_path / "rows.parquet") == rows
+
+
+def test_a_row_without_a_key_needs_a_reason():
     with pytest.raises(ValueError, match="key exactly if"):
         Row(sample_id=bytes(16), caption="x")
 
 
-def test_sixteen_bits_orientation_and_transparency_come_out_right():
-    def encoded(image, **options):
-        out = io.BytesIO()
-        image.save(out, format="PNG", **options)
-        return out.getvalue()
-
-    grey = open_rgb(encoded(Image.fromarray(np.full((4, 4), 32896, np.uint16))))
+def test_sixteen_bits_become_eight():
+    grey = open_rgb(encoded(Image.fromarray(np.full((4, 4), 32896, np.uint16)), "PNG"))
     assert np.all(np.asarray(grey) == 128)
+
+
+def test_a_turned_picture_is_set_upright():
     exif = Image.Exif()
     exif[0x0112] = 6
-    assert open_rgb(encoded(Image.new("RGB", (8, 4)), exif=exif)).size == (4, 8)
-    clear = open_rgb(encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 0))))
+    assert open_rgb(encoded(Image.new("RGB", (8, 4)), "PNG", exif=exif)).size == (4, 8)
+
+
+def test_a_transparent_picture_lies_on_white():
+    clear = open_rgb(encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 0)), "PNG"))
     assert np.all(np.asarray(clear) == 255)
 
 

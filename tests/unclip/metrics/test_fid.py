@@ -23,14 +23,14 @@ def test_it_equals_the_formula_with_a_matrix_square_root() -> None:
     assert frechet_distance(one, two) == pytest.approx(by_square_root(one, two), rel=1e-9)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), rows=st.integers(2, 40), dim=st.integers(1, 24))
 def test_a_set_is_at_no_distance_from_itself(seed: int, rows: int, dim: int) -> None:
     one = features(seed, rows, dim)
     assert frechet_distance(one, one) == pytest.approx(0.0, abs=1e-9 * np.square(one).sum())
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), rows=st.integers(2, 40), dim=st.integers(1, 24))
 def test_it_is_symmetric_with_fewer_rows_than_dimensions(seed: int, rows: int, dim: int) -> None:
     one, two = features(seed, rows, dim), features(seed + 1, rows + 1, dim)

@@ -141,27 +141,29 @@ def test_a_batch_that_ranks_cannot_share_is_refused() -> None:
         TrainConfig(num_steps=1, batch_size=8, learning_rate=1.0, ranks=3)
 
 
+def counted_loss(model: torch.nn.Module, batch: dict[str, torch.Tensor], _: object):  # type: ignore[no-untyped-def]
+    error = (model(batch["x"]) - batch["x"]).square().mean()
+    return error, {"rows": torch.tensor(float(len(batch["x"])))}
+
+
+def trained_in(num_parts: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Weights and last figures after three steps, each of a batch in so many parts."""
+    torch.manual_seed(0)
+    rows = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    config = TrainConfig(
+        num_steps=9, batch_size=8, learning_rate=1e-2, precision="fp32", warmup_steps=0, accumulate=num_parts
+    )
+    state = new_state(torch.nn.Linear(4, 4), config, "cpu")
+    step = Step(counted_loss, config, 0, "cpu", Ranks())
+    for _ in range(3):
+        figures = step(state, {"x": rows})
+        state.advance(config)
+    return state.model.weight.detach(), figures  # type: ignore[return-value]
+
+
 def test_a_batch_in_parts_is_the_batch() -> None:
     """Gradients, and so weights, up to rounding; figures are means over the parts."""
-    rows = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
-
-    def loss(model: torch.nn.Module, batch: dict[str, torch.Tensor], _: object):  # type: ignore[no-untyped-def]
-        error = (model(batch["x"]) - batch["x"]).square().mean()
-        return error, {"rows": torch.tensor(float(len(batch["x"])))}
-
-    def trained(num_parts: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        torch.manual_seed(0)
-        config = TrainConfig(
-            num_steps=9, batch_size=8, learning_rate=1e-2, precision="fp32", warmup_steps=0, accumulate=num_parts
-        )
-        state = new_state(torch.nn.Linear(4, 4), config, "cpu")
-        step = Step(loss, config, 0, "cpu", Ranks())
-        for _ in range(3):
-            figures = step(state, {"x": rows})
-            state.advance(config)
-        return state.model.weight.detach(), figures  # type: ignore[return-value]
-
-    (whole, first), (parts, second) = trained(1), trained(4)
+    (whole, first), (parts, second) = trained_in(1), trained_in(4)
     torch.testing.assert_close(parts, whole, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(second["loss"], first["loss"])
     assert (float(first["rows"]), float(second["rows"])) == (8, 2)
