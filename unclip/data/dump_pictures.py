@@ -26,8 +26,10 @@ class DumpPictures:
     """The pictures of a dump's source, as they were embedded; `source` is where it lies now, if it was moved."""
 
     def __init__(self, dump: Path, source: Path | None = None) -> None:
-        """Raises: ValueError when the folder is no dump."""
+        """Raises: ValueError when the folder is no dump, or `source` has no effect on it."""
         self._parts, self._source = part_paths(dump), source
+        if source is not None and not any(source_kind(part) in ("shards", "folder") for part in self._parts):
+            raise ValueError("--source has no effect: dumps of URL lists hold their pictures, imports name their files")
         self._tars: dict[str, Path] = {}  # by digest, of those looked at so far
         self._unseen: dict[Path, list[Path]] = {}  # tars of a folder that were not looked at yet
         self._members = lru_cache(OPEN_TARS)(tar_pictures)
@@ -46,9 +48,9 @@ class DumpPictures:
 
     def tar_of(self, part: Path) -> Path | None:
         """The tar that a part was made from; None when it was made from files. Raises: ValueError when it is gone."""
-        record = read_record(part.with_suffix(".json"), "recipe")
-        if record["recipe"]["source"] != "shards":
+        if source_kind(part) != "shards":
             return None
+        record = read_record(part.with_suffix(".json"), "recipe")
         return self._tar(self._source or folder_of(record), record["recipe"]["tar"])
 
     def _find(self, part: Path, url: str, key: str) -> tuple[bytes | None, str]:
@@ -97,6 +99,11 @@ class ShardPictures:
         if key not in reader.keys:
             raise ValueError(f"{reader.path} has no sample {key}")
         return reader.image_bytes(reader.keys.index(key))
+
+
+def source_kind(part: Path) -> str:
+    """What a part was made from: "shards", "folder", "urls", "imported"."""
+    return str(read_record(part.with_suffix(".json"), "recipe")["recipe"]["source"])
 
 
 def folder_of(record: dict[str, Any]) -> Path:

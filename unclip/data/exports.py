@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from unclip.data.dump import part_paths, rows_path
 from unclip.data.dump_further import Field, further_columns, further_fields
-from unclip.data.dump_pictures import ROW_DIGITS, DumpPictures, folder_of
+from unclip.data.dump_pictures import ROW_DIGITS, DumpPictures, folder_of, source_kind
 from unclip.data.dump_records import read_record
 from unclip.data.shards import tar_groups
 from unclip.data.table import AGREEING, TableInfo, check_agree, matrix, unit
@@ -105,7 +105,7 @@ def metadata_of(part: Path, table: pa.Table, fields: dict[str, Field]) -> pa.Tab
     said = {row["key"]: row for row in fates.to_pylist()}
     rows = [said.get(key, {}) for key in keys]
     names = [row.get("url") or key for row, key in zip(rows, keys, strict=True)]
-    folder = folder_of(record) if record["recipe"]["source"] == "folder" else None
+    folder = folder_of(record) if source_kind(part) == "folder" else None
     paths = pa.array([str(folder / name) if folder else name for name in names], pa.string())
     addresses = pa.array([name if "://" in name else None for name in names], pa.string())
     kept = {name: table[name] for name in KEPT if name in table.column_names}
@@ -140,6 +140,8 @@ def write_dense(
     keys and i the row of the list within it.
     """
     pictures = DumpPictures(dump, source)
+    if source is not None and not any(source_kind(part) == "shards" for part in parts):
+        raise ValueError("--source has no effect on a dump that was not made from tars: their keys alone are read")
     found = [places_of(part, pictures) for part in parts]
     if len({int(places.shard) for places in found}) < len(found):
         raise ValueError("two tars have the same number: a dense layout has one array for each number")
