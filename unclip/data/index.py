@@ -10,7 +10,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,9 +22,9 @@ import numpy as np
 from unclip.data.config import IndexConfig
 from unclip.data.digests import known_digest
 from unclip.data.index_codes import merge_codes, open_index, write_probes
-from unclip.data.index_files import publish, write_keys
+from unclip.data.index_files import publish, write_flat, write_keys
 from unclip.data.index_growth import Growth, Inputs, Keep
-from unclip.data.index_lists import FROM_ROWS
+from unclip.data.index_lists import FROM_ROWS, load_empty
 from unclip.data.index_recall import (
     NUM_QUERIES,
     NUM_RIVALS,
@@ -36,7 +36,7 @@ from unclip.data.index_recall import (
     recalls,
     sampled,
 )
-from unclip.data.table import Floats, check_agree, unit, vectors_in, vectors_of
+from unclip.data.table import Floats, check_agree, read_info, vectors_in, vectors_of
 from unclip.recipe import code_digest, digest_of
 
 MAX_EXACT_ROWS = FROM_ROWS["ivf_hnsw"]  # 6 GB of 768 dimensions, all read in every search
@@ -100,11 +100,12 @@ class Builder:
     def write(self, out: Path) -> dict[str, Any]:
         """Write the index without probes chosen; its kind and why, and what it was learned from and why."""
         if (kind := self.growth.kind(len(self.parts))).name == "flat":
-            self.write_flat(out)
+            dimension = read_info(self.parts[0]).dimension
+            write_flat(dimension, vectors_in(self.parts, "image_embedding", ahead=1), out / "index.faiss")
             return {"kind": kind.name, "factory": kind.factory, "reason": kind.reason}
         first, why = self.growth.learned_from
         kind, coded = self.growth.kind(first), self.growth.encoded(first, len(self.parts))
-        merge_codes(faiss.read_index(str(coded.learned / "empty.faiss")), coded.codes, out)
+        merge_codes(load_empty(coded.learned), coded.codes, out)
         drifted = coded.drift(first)
         figures = {
             "kind": kind.name,
@@ -117,32 +118,29 @@ class Builder:
     def asked(self, is_small: bool) -> tuple[Floats, Nearest]:
         """Queries for the recall, and what is nearest to them in the whole table.
 
-        Of a table that is not small the queries are texts of the first parts, so that what is nearest is kept a part.
+        Of a table that is not small the queries are texts of the first parts, so that what is nearest is kept a part,
+        and one part's is in memory at a time.
         """
         if is_small:
             queries = sampled(self.parts, "text_embedding", self.growth.counts, NUM_QUERIES, self.seed)
             return queries, exact_nearest(self.parts, queries, NUM_RIVALS)
         first: Inputs = {"embed": tuple(self.growth.digests[: self.growth.learned_from[0]])}
         queries = np.load(self.keep("index_queries", first, {"seed": self.seed}, self.draw) / "queries.npy")
-        found = []
+        made: Inputs = {"queries": (digest_of([first, self.seed]),)}
+        return queries, merged_nearest(self.nearest(queries, made), self.growth.counts, NUM_RIVALS)
+
+    def nearest(self, queries: Floats, made: Inputs) -> Iterator[Nearest]:
+        """What is nearest to the queries, made from what `made` says, in each part."""
         for part, digest in zip(self.parts, self.growth.digests, strict=True):
-            made: Inputs = {"queries": (digest_of([first, self.seed]),), "embed": (digest,)}
-            folder = self.keep("index_nearest", made, {}, partial(write_nearest, queries, part))
-            found.append((np.load(folder / "cosines.npy"), np.load(folder / "places.npy")))
-        return queries, merged_nearest(found, self.growth.counts, NUM_RIVALS)
+            fill = partial(write_nearest, queries, part)
+            folder = self.keep("index_nearest", made | {"embed": (digest,)}, {}, fill)
+            yield np.load(folder / "cosines.npy"), np.load(folder / "places.npy")
 
     def draw(self, folder: Path) -> None:
         """Write the queries (Q, D): texts of the first parts."""
         first = slice(self.growth.learned_from[0])
         queries = sampled(self.parts[first], "text_embedding", self.growth.counts[first], NUM_QUERIES, self.seed)
         np.save(folder / "queries.npy", queries)
-
-    def write_flat(self, out: Path) -> None:
-        """Write an index of all vectors as they are."""
-        index = faiss.IndexFlatIP(check_agree(self.parts[:1])[0].dimension)
-        for vectors in vectors_in(self.parts, "image_embedding"):
-            index.add(unit(vectors))
-        faiss.write_index(index, str(out / "index.faiss"))
 
 
 def write_nearest(queries: Floats, part: Path, folder: Path) -> None:

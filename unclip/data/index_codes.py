@@ -127,12 +127,13 @@ def write_probes(index: Any, folder: Path) -> None:
     """Write an opened index again, with the probes it has now; its lists stay where they are."""
     lists = faiss.downcast_InvertedLists(faiss.extract_index_ivf(index).invlists)
     path, lists.filename = lists.filename, Path(lists.filename).name
-    faiss.write_index(index, str(folder / "index.faiss"))
+    faiss.write_index(index, str(folder / "index.new"))  # the file that is there is mapped
+    os.replace(folder / "index.new", folder / "index.faiss")
     lists.filename = path
 
 
 def open_index(folder: Path) -> Any:
-    """The index in a folder, its lists mapped from the file beside it that it names.
+    """The index in a folder, its vectors mapped, its lists from the file beside it that it names.
 
     Raises: ValueError when the folder holds no index, or only half of one.
     """
@@ -140,7 +141,7 @@ def open_index(folder: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{folder} holds no index.faiss")
     while True:
-        index = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_IVF_DATA)
+        index = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_MMAP_IFC)
         ivf = faiss.try_extract_index_ivf(index)
         if ivf is None or map_lists(faiss.downcast_InvertedLists(ivf.invlists), folder):
             return index

@@ -2,19 +2,22 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from unclip.data.index_codes import DATA, open_index
+from unclip.data.index_lists import BLOCK_ROWS
 from unclip.data.index_recall import find
-from unclip.data.table import Floats
+from unclip.data.table import Floats, unit
 
+ROWS_AT, NUMBER_BYTES = 8, 8  # the rows of an exact index in its file, after kind and dimension
 KEY_COLUMNS = ("key", "shard", "row", "caption")  # of keys.parquet
 REPLACED_S = 1.0  # that a search waits for a key map and an index of one size: they are replaced one after the other
 
@@ -30,6 +33,21 @@ def publish(aside: Path, out: Path) -> None:
     for old in out.glob(f"*{DATA}"):  # who has it mapped goes on reading it
         if old.name not in lists:
             old.unlink()
+
+
+def write_flat(dimension: int, blocks: Iterable[NDArray[np.float16]], path: Path) -> None:
+    """Write the bytes of faiss's exact index of all vectors (N, D) at norm one, with one block in memory at a time."""
+    faiss.write_index(faiss.IndexFlatIP(dimension), str(path))
+    size_at, rows = path.stat().st_size - NUMBER_BYTES, 0  # it ends with how many values follow: none yet
+    with path.open("r+b") as file:
+        file.seek(0, os.SEEK_END)
+        for block in blocks:
+            for start in range(0, len(block), BLOCK_ROWS):
+                file.write(unit(block[start : start + BLOCK_ROWS]).data)
+            rows += len(block)
+        for at, value in ((ROWS_AT, rows), (size_at, rows * dimension)):
+            file.seek(at)
+            file.write(value.to_bytes(NUMBER_BYTES, "little"))
 
 
 def write_keys(parts: Sequence[Path], path: Path) -> None:

@@ -27,6 +27,7 @@ from unclip.data.index_lists import (
     empty_index,
     kind_of,
     learn_lists,
+    load_empty,
     load_lists,
     name_of,
     num_lists_of,
@@ -126,7 +127,7 @@ class Growth:
         """Add the codes of further parts, up to so many."""
         files = [path for path in coded.learned.iterdir() if path.name != "manifest.json"]
         made: Inputs = {"lists": (digest_of({path.name: file_digest(path) for path in files}),)}
-        lists, index = load_lists(coded.learned), faiss.read_index(str(coded.learned / "empty.faiss"))
+        lists, index = load_lists(coded.learned), load_empty(coded.learned)
         done = slice(len(coded.codes), number)
         for part, digest in zip(self.parts[done], self.digests[done], strict=True):
             fill = partial(encode_part, index, lists, part)
@@ -153,11 +154,11 @@ class Growth:
         shard = np.searchsorted(starts, ids, side="right") - 1
         with raw_rows(self.parts[:first], shard, ids - starts[shard], folder) as rows:
             lists = learn_lists(rows, kind.num_lists, self.seed, size)
-            sample = rows.unit(np.sort(rng.permutation(len(rows))[:CODE_ROWS]))
-            beside = rows.unit(slice(size if size < len(rows) else 0, None))
-        save_lists(lists, folder)
-        write_spread(spread_of(lists.place(beside)[1]), folder)
-        faiss.write_index(empty_index(kind, lists, sample), str(folder / "empty.faiss"))
+            save_lists(lists, folder)
+            beside = slice(size if size < len(rows) else 0, None)
+            write_spread(spread_of(lists.place(rows.unit(beside))[1]), folder)
+            sample = np.sort(rng.permutation(len(rows))[:CODE_ROWS])
+            faiss.write_index(empty_index(kind, lists, rows, sample), str(folder / "empty.faiss"))
 
 
 def first_of_size(config: IndexConfig, counts: Sequence[int]) -> tuple[int, str]:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from unclip.data.config import IndexConfig
+from unclip.data.groups import Indices
 from unclip.data.raw_rows import RawRows
 from unclip.data.table import Floats, unit
 
@@ -21,11 +22,10 @@ NUM_LISTS = {"ivf_hnsw": 65_536, "ivf_pq": 131_072}
 LISTS_PER_ROOT = 6  # lists by the square root of the rows ("ivf") when learned, 3 later: 4 to 16 is usual
 ROWS_PER_LIST = 39  # that a list is learned on; faiss warns below
 CODE_BYTES = 64  # of a row ("ivf_pq")
-OPQ_ROWS = 32_768  # that the rotation of "ivf_pq" is learned on
 ITERATIONS = 6  # of k-means
 NEAR_TOPS = 16  # in which a row's list is looked for
 LEARNING_TOPS = 4  # in which it is while lists are learned: what one round misses, the next mends
-BLOCK_ROWS = 4096
+BLOCK_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -104,21 +104,25 @@ def learn_lists(rows: RawRows, num_lists: int, seed: int, num_rows: int | None =
     num_rows: how many of the rows, the first ones; all if None.
     """
     rng, size = np.random.default_rng(seed), len(rows) if num_rows is None else num_rows
-    centroids = rows.unit(np.sort(rng.choice(size, min(num_lists, size), replace=False)))
+    lists = grouped(rows.unit(np.sort(rng.choice(size, min(num_lists, size), replace=False))), seed)
     for _ in range(ITERATIONS):
-        lists = grouped(centroids, seed)
-        sums = np.zeros_like(lists.centroids)
-        for start in range(0, size, BLOCK_ROWS):
-            block = rows.unit(slice(start, min(start + BLOCK_ROWS, size)))
-            place, _ = lists.place(block, LEARNING_TOPS)
-            order = np.argsort(place, kind="stable")
-            used, first = np.unique(place[order], return_index=True)
-            sums[used] += np.add.reduceat(block[order], first, axis=0)
-        empty = np.flatnonzero(~sums.any(axis=1))
-        if len(empty):
-            sums[empty] = rows.unit(np.sort(rng.choice(size, len(empty), replace=False)))
-        centroids = unit(sums)
-    return grouped(centroids, seed)
+        lists = grouped(unit(sums_of(lists, rows, size, rng)), seed)
+    return lists
+
+
+def sums_of(lists: Lists, rows: RawRows, size: int, rng: np.random.Generator) -> Floats:
+    """Of each list the sum (L, D) of those of the first `size` rows that are nearest to it, or any row if none is."""
+    sums = np.zeros_like(lists.centroids)
+    for start in range(0, size, BLOCK_ROWS):
+        block = rows.unit(slice(start, min(start + BLOCK_ROWS, size)))
+        place, _ = lists.place(block, LEARNING_TOPS)
+        order = np.argsort(place, kind="stable")
+        used, first = np.unique(place[order], return_index=True)
+        sums[used] += np.add.reduceat(block[order], first, axis=0)
+    empty = np.flatnonzero(~sums.any(axis=1))
+    if len(empty):
+        sums[empty] = rows.unit(np.sort(rng.choice(size, len(empty), replace=False)))
+    return sums
 
 
 def grouped(centroids: Floats, seed: int) -> Lists:
@@ -138,39 +142,50 @@ def centroids_of(vectors: Floats, count: int, seed: int) -> Floats:
     return np.asarray(kmeans.centroids, np.float32).reshape(count, -1)
 
 
-def empty_index(kind: Kind, lists: Lists, sample: Floats) -> Any:
-    """A faiss index without rows, over learned lists; codes are learned on a sample of unit vectors.
+def empty_index(kind: Kind, lists: Lists, rows: RawRows, sample: Indices) -> Any:
+    """A faiss index without rows, over learned lists; codes are learned on a sample of rows.
 
     One thread where faiss answers otherwise on several: the same input gives the same bytes.
     """
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
     try:
-        return _empty_index(kind, lists, sample)
+        return _empty_index(kind, lists, rows, sample)
     finally:
         faiss.omp_set_num_threads(threads)
 
 
-def _empty_index(kind: Kind, lists: Lists, sample: Floats) -> Any:
-    dimension, metric = sample.shape[1], faiss.METRIC_INNER_PRODUCT
-    centroids, rotation = lists.centroids, None
-    if kind.name == "ivf_pq":
-        rotation = faiss.OPQMatrix(dimension, kind.code_bytes)
-        rotation.train(sample[:OPQ_ROWS])
-        sample, centroids = rotation.apply(sample), rotation.apply(centroids)
+def _empty_index(kind: Kind, lists: Lists, rows: RawRows, sample: Indices) -> Any:
+    (size, dimension), metric = lists.centroids.shape, faiss.METRIC_INNER_PRODUCT
     coarse = faiss.IndexFlatIP(dimension) if kind.name == "ivf" else faiss.IndexHNSWFlat(dimension, 32, metric)
-    coarse.add(centroids)
-    size = len(centroids)
     if kind.name == "ivf_pq":
+        rotation, vectors = faiss.OPQMatrix(dimension, kind.code_bytes), rows.unit(sample)
+        rotation.train(vectors)
+        coarse.add(rotation.apply(lists.centroids))
         index = faiss.IndexIVFPQ(coarse, dimension, size, kind.code_bytes, 8, metric)
-    else:
-        index = faiss.IndexIVFScalarQuantizer(coarse, dimension, size, faiss.ScalarQuantizer.QT_8bit, metric)
-    index.train(sample)
-    if rotation is None:
-        return index
-    whole = faiss.IndexPreTransform(rotation, index)
-    whole.is_trained = True
-    return whole
+        index.train(rotation.apply(vectors))
+        whole = faiss.IndexPreTransform(rotation, index)
+        whole.is_trained = True
+        return whole
+    coarse.add(lists.centroids)
+    index = faiss.IndexIVFScalarQuantizer(coarse, dimension, size, faiss.ScalarQuantizer.QT_8bit, metric)
+    faiss.copy_array_to_vector(ranges(lists, rows, sample), index.sq.trained)
+    index.is_trained = True
+    return index
+
+
+def ranges(lists: Lists, rows: RawRows, sample: Indices) -> Floats:
+    """What codes of a byte a dimension are learned from: (2D,) least, then width, of rows minus their centroids.
+
+    faiss finds the same (`ScalarQuantizer`, RS_minmax), with all of the sample in memory twice.
+    """
+    least = np.full(lists.centroids.shape[1], np.inf, np.float32)
+    most = -least
+    for start in range(0, len(sample), BLOCK_ROWS):
+        block = rows.unit(sample[start : start + BLOCK_ROWS])
+        block -= lists.centroids[lists.place(block)[0]]
+        least, most = np.minimum(least, block.min(axis=0)), np.maximum(most, block.max(axis=0))
+    return np.concatenate([least, most - least])
 
 
 def save_lists(lists: Lists, folder: Path) -> None:
@@ -180,5 +195,10 @@ def save_lists(lists: Lists, folder: Path) -> None:
 
 
 def load_lists(folder: Path) -> Lists:
-    """What `save_lists` wrote."""
-    return Lists(*(np.load(folder / f"{name}.npy") for name in ("tops", "starts", "centroids")))
+    """What `save_lists` wrote, mapped."""
+    return Lists(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("tops", "starts", "centroids")))
+
+
+def load_empty(folder: Path) -> Any:
+    """The index without rows beside learned lists, its centroids mapped."""
+    return faiss.read_index(str(folder / "empty.faiss"), faiss.IO_FLAG_MMAP_IFC)

@@ -27,16 +27,20 @@ Nearest = tuple[Floats, Indices]
 
 
 def sampled(parts: Sequence[Path], column: str, counts: Sequence[int], most: int, seed: int) -> Floats:
-    """At most `most` unit vectors of a column, drawn from all parts by `seed`, in the order of the table."""
-    chosen = drawn_rows(counts, most, seed)
-    blocks = [vectors[rows] for vectors, rows in zip(vectors_in(parts, column), chosen, strict=True)]
-    return unit(np.concatenate(blocks))
+    """At most `most` unit vectors of a column, drawn from all parts by `seed`, in the order of the table.
+
+    Parts that none is drawn from stay unread.
+    """
+    drawn = [(part, rows) for part, rows in zip(parts, drawn_rows(counts, most, seed), strict=True) if rows]
+    found = vectors_in([part for part, _ in drawn], column, ahead=1)
+    return unit(np.concatenate([vectors[rows] for vectors, (_, rows) in zip(found, drawn, strict=True)]))
 
 
 def exact_nearest(parts: Sequence[Path], queries: Floats, k: int) -> Nearest:
     """The cosines and ids (Q, k) of the k rows of the whole table nearest to each query, nearest first."""
     counts = [info.num_rows for info in check_agree(parts)]
-    return merged_nearest((nearest_in(vectors, queries, k) for vectors in vectors_in(parts, COLUMN)), counts, k)
+    found = (nearest_in(vectors, queries, k) for vectors in vectors_in(parts, COLUMN, ahead=1))
+    return merged_nearest(found, counts, k)
 
 
 def nearest_in(vectors: NDArray[np.float16], queries: Floats, k: int) -> Nearest:

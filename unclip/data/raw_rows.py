@@ -67,7 +67,7 @@ def raw_rows(parts: Sequence[Path], shard: NDArray[Any], row: NDArray[Any], work
     with tempfile.NamedTemporaryFile(dir=work, prefix="vectors-") as file:
         edges = [0, *(np.flatnonzero(shard[1:] != shard[:-1]) + 1).tolist(), len(shard)]
         some = [slice(*edge) for edge in pairwise(edges) if edge[1] > edge[0]]
-        found = vectors_in([parts[shard[place.start]] for place in some], "image_embedding")
+        found = vectors_in([parts[shard[place.start]] for place in some], "image_embedding", ahead=1)
         for place, vectors in zip(some, found, strict=True):
             for start in range(place.start, place.stop, READ_ROWS):
                 file.write(vectors[row[start : min(start + READ_ROWS, place.stop)]].tobytes())

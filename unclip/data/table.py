@@ -254,6 +254,7 @@ def vectors_in(paths: Sequence[Path], column: str, ahead: int = READ_AHEAD) -> I
             if number + ahead < len(paths):
                 waiting.append(pool.submit(vectors_of, paths[number + ahead], column))
             yield waiting.popleft().result()
+    pa.default_memory_pool().release_unused()  # of threads that are gone: many times a part
 
 
 def check_agree(paths: Sequence[Path]) -> list[TableInfo]:
