@@ -1,7 +1,9 @@
 """A pipeline on its schedule, served from this machine, and the web pages of its store."""
 
+import asyncio
 import fcntl
 import json
+import multiprocessing
 import os
 import signal
 import socket
@@ -27,10 +29,10 @@ _TRAINING = "#/experiments?workflowType=machine_learning"  # MLflow's page opens
 def serve(
     flow: Any, name: str, schedule: Schedule, store_root: Path, parameters: dict[str, Any], limit: int = 1
 ) -> None:
-    """Run `flow(**parameters)` on the schedule until interrupted, each run in a process of its own.
+    """Run `flow(**parameters)` on the schedule until Ctrl-C or SIGTERM, each run in a process of its own.
 
-    schedule: a cron line, or seconds between runs; limit: runs at the same time. The processes end with this one, and
-    the schedule rests while nobody serves it. `flow` must be importable from its file.
+    schedule: a cron line, or seconds between runs; limit: runs at the same time. A run that goes on is told to end with
+    this process, and the schedule rests while nobody serves it. `flow` must be importable from its file.
 
     Raises: ValueError for a schedule that is neither.
     """
@@ -40,8 +42,25 @@ def serve(
     server = start_server(store_root)
     apply_environment(store_root, server.wait())
     os.environ[PARENT] = str(os.getpid())
+    from prefect.runner import Runner
+
+    class Served(Runner):
+        """Ends its runs before itself, where Prefect's waits for them."""
+
+        async def __aexit__(self, *raised: Any) -> None:
+            for run_process in multiprocessing.active_children():
+                run_process.terminate()
+            await super().__aexit__(*raised)
+
+        def handle_sigterm(self, *args: Any, **kwargs: Any) -> None:
+            """As Ctrl-C."""
+            signal.raise_signal(signal.SIGINT)
+
     try:
-        flow.serve(name=name, parameters=parameters, limit=limit, print_starting_message=False, **when)
+        runner = Served(name=name, limit=limit)
+        runner.add_flow(flow, name=name, parameters=parameters, **when)
+        with suppress(KeyboardInterrupt):
+            asyncio.run(runner.start())
     finally:
         server.close()
 

@@ -45,13 +45,24 @@ def without_server():
 def test_a_served_flow_fires_twice_and_leaves_nothing(tmp_path):
     environment = without_server() | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     fired = tmp_path / "fired"
-    with started(ROOT / "tests" / "flows" / "tiny.py", tmp_path, env=environment, **SILENT) as served:
+    with started(ROOT / "tests" / "flows" / "tiny.py", tmp_path, 0, env=environment, **SILENT) as served:
         wait_for(lambda: fired.exists() and len(fired.read_text().splitlines()) >= 2)
         assert running_url(tmp_path)
         assert len({line.split()[1] for line in fired.read_text().splitlines()}) >= 2  # a process a run
         served.send_signal(signal.SIGINT)
         assert served.wait(timeout=60) == 0
     wait_for(lambda: running_url(tmp_path) is None)
+
+
+def test_a_run_that_goes_on_ends_with_the_process_that_serves_it(tmp_path):
+    environment = without_server() | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    fired = tmp_path / "fired"
+    with started(ROOT / "tests" / "flows" / "tiny.py", tmp_path, 250, env=environment, **SILENT) as served:
+        wait_for(lambda: fired.exists() and fired.read_text())
+        served.send_signal(signal.SIGTERM)
+        assert served.wait(timeout=60) == 0
+    run = int(fired.read_text().split()[1])
+    wait_for(lambda: not Path(f"/proc/{run}").exists())
 
 
 def test_a_served_pipeline_makes_its_report_and_ends_with_ctrl_c(tmp_path):
