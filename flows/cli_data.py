@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli import STORE, Json, StoreDir, app
-from flows.terminal import err, lost_rows
+from flows.terminal import err
+from unclip.data.funnel import lost_rows
 
 if TYPE_CHECKING:
     from flows.config import Runner

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import STORE, Json, StoreDir, app
-from flows.terminal import histogram, lost_rows, out, size, table
+from flows.terminal import histogram, out, size, table
+from unclip.data.funnel import lost_rows
 from unclip.data.index_figures import index_words
 from unclip.data.versions import versions_line
 
