@@ -89,7 +89,7 @@ def import_(
     folder: Annotated[Path, typer.Argument(help="A dump of clip-retrieval's", show_default=False)],
     target: Annotated[Path, Target],
     clip: Annotated[
-        str | None, typer.Option(help="The CLIP that made it: proved, and kept", show_default=False)
+        str | None, typer.Option(help="The CLIP that made it, named as for embed: proved, and kept", show_default=False)
     ] = None,
     store: StoreDir = STORE,
     as_json: Json = False,
