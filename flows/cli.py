@@ -1,5 +1,6 @@
 """`unclip VERB`: progress on stderr, results on stdout; exit 0 done, 1 failed, 2 the user's mistake."""
 
+import inspect
 import json
 import os
 import sys
@@ -31,6 +32,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON for a program to 
 
 STORE = Path("store")
 FILE = Path("pipelines.yaml")
+ROOT, OURS = Path(__file__).resolve().parent.parent, ("flows", "tasks", "models", "unclip")
 INTERRUPTED = 130  # the exit code of Ctrl-C
 DISK_FULL = ("No space left on device", "disk is full")  # as libraries and workers say it, SQLite the second
 
@@ -193,9 +195,20 @@ def explained(error: BaseException) -> str:
     if any(phrase in str(error) for phrase in DISK_FULL):
         where = (isinstance(error, OSError) and error.filename) or "the store"
         return f"the disk is full: {where} could not be written; nothing is lost: make room and run again"
+    if not str(error).strip():
+        return f"{type(error).__name__}: {unsaid(error)} (-v shows where)"
     if isinstance(error, ValueError) or type(error).__module__.startswith("unclip"):
         return str(error)
     return f"{type(error).__name__}: {error} (-v shows where)"
+
+
+def unsaid(error: BaseException) -> str:
+    """What an error without a message means by its kind, and the last line of ours that it went through."""
+    meaning = (inspect.getdoc(type(error)) or "no message").partition("\n")[0].rstrip(".")
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    ours = [(path.relative_to(ROOT), line) for path, line in frames if path.is_relative_to(ROOT)]
+    places = [(path, line) for path, line in ours if path.parts[0] in OURS]
+    return f"{meaning}, at {places[-1][0]}:{places[-1][1]}" if places else meaning
 
 
 def _found(plan: Any) -> str:

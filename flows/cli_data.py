@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli import STORE, Json, StoreDir, app
-from flows.terminal import err, lost_rows
+from flows.terminal import err
+from unclip.data.funnel import lost_rows
 
 if TYPE_CHECKING:
     from flows.config import Runner
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from unclip.data.dump_engine import Engine
 
 SET_HELP = "index.FIELD=value; of a URL list urls.FIELD, download.FIELD as well; may be given again"
-Clip = typer.Option("--clip", help="MODEL:WEIGHTS of open_clip, a folder with clip.json, or a pipeline's CLIP")
+CLIP_HELP = "MODEL:WEIGHTS, hf-hub:ORG/NAME, local-dir:FOLDER, a folder with clip.json, or a pipeline"
+Clip = typer.Option("--clip", help=CLIP_HELP)
 
 
 @app.command(rich_help_panel="Data")
@@ -50,18 +52,16 @@ def embed(
 ) -> None:
     """Embed images and captions to Parquet and FAISS. Example: unclip embed photos --out dump --clip shapes"""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: its idle threads leave the cores to decoding
-    from flows.embed_settings import settings_of
+    from flows.embed_settings import embed_config, settings_of
     from flows.embedding import runner_of
     from tasks.dump import default_workers, dump_source
-    from unclip.data.config import EmbedConfig
     from unclip.data.dump import fill_dump
     from unclip.data.fetched import FetchedConfig, fetch_list
 
     cluster = runner_of(runner, device, workers) if runner else None
     if cluster:
         source, target, store, workers = os.path.abspath(source), target.absolute(), store.absolute(), 0
-    num_workers = default_workers() if workers is None else workers
-    config = EmbedConfig(batch_size=batch_size, precision=precision, workers=num_workers)
+    config = embed_config(batch_size, precision, default_workers() if workers is None else workers)
     there, how, index = settings_of(dump_source(source, captions), target, overrides, retry)
     with _engine(clip, config, device, cluster, store, target) as (engine, folder), _bars() as bar:
 

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli import STORE, Json, StoreDir, app
-from flows.terminal import histogram, lost_rows, out, size, table
+from flows.terminal import histogram, out, size, table
+from unclip.data.funnel import lost_rows
 from unclip.data.index_figures import index_words
 from unclip.data.versions import versions_line
 
@@ -88,7 +89,7 @@ def import_(
     folder: Annotated[Path, typer.Argument(help="A dump of clip-retrieval's", show_default=False)],
     target: Annotated[Path, Target],
     clip: Annotated[
-        str | None, typer.Option(help="The CLIP that made it: proved, and kept", show_default=False)
+        str | None, typer.Option(help="The CLIP that made it, named as for embed: proved, and kept", show_default=False)
     ] = None,
     store: StoreDir = STORE,
     as_json: Json = False,

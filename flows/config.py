@@ -236,8 +236,9 @@ def _explained(error: Any, values: Values, name: str, model: type[BaseModel]) ->
 
 
 def _line(values: Values, where: Where, name: str, message: str, joint: str = "") -> str:
-    path = ".".join([name, *map(str, where)])
-    return f"{values.place(where)} {path}{joint} {message}".strip()
+    place, path = values.place(where), ".".join(map(str, where))
+    named = [place] if place == f"--set {path}" else [place, ".".join([name, *map(str, where)])]
+    return f"{' '.join(named)}{joint} {message}".strip()
 
 
 def _allowed(where: Where, model: type[BaseModel]) -> list[str]:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict
 
 from flows.config import Model, validated
 from flows.yaml_source import Values, override
-from unclip.data.config import DownloadConfig, FolderConfig, IndexConfig, ShardsConfig, UrlsConfig
+from unclip.data.config import DownloadConfig, EmbedConfig, FolderConfig, IndexConfig, ShardsConfig, UrlsConfig
 from unclip.data.dump_origin import DumpSource
 from unclip.data.fetched import PICTURES, FetchedConfig
 from unclip.data.opt_outs import blocking
@@ -30,6 +30,14 @@ class ListSettings(EmbedSettings):
 
     urls: UrlsConfig
     download: DownloadConfig
+
+
+def embed_config(batch_size: int, precision: str, workers: int) -> EmbedConfig:
+    """The options as settings. Raises: ValueError naming the option that is wrong."""
+    try:
+        return EmbedConfig(batch_size=batch_size, precision=precision, workers=workers)
+    except ValueError as error:
+        raise ValueError(f"--{error}") from None
 
 
 def settings_of(

@@ -74,12 +74,20 @@ class Workers:
         return ThreadPoolTaskRunner(max_workers=num_workers)
 
     def _dask(self) -> TaskRunner[Any]:
+        import dask
         from distributed import LocalCluster
         from prefect_dask import DaskTaskRunner
 
         if self.address is None:
             num_workers = self.runner.num_workers
-            cluster = LocalCluster(n_workers=num_workers, threads_per_worker=1, dashboard_address=None)
+            try:
+                cluster = LocalCluster(n_workers=num_workers, threads_per_worker=1, dashboard_address=None)
+            except (TimeoutError, RuntimeError) as error:
+                limit = dask.config.get("distributed.comm.timeouts.connect")
+                raise RuntimeError(
+                    f"{num_workers} dask workers did not start: {str(error) or 'they took too long'}. Ask for fewer, "
+                    f"let this machine do less, or set DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT, now {limit}"
+                ) from error
             self.address = self.closing.enter_context(cluster).scheduler_address
         return DaskTaskRunner(address=self.address)
 

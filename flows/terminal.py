@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -10,6 +10,7 @@ from rich.table import Table
 
 from tasks.context import Context
 from unclip.artifact import Artifact
+from unclip.data.funnel import lost_rows
 
 MAX_NAME = 24  # characters of a first column that are never broken
 WIDE = 100  # columns; in fewer, those of a table stand closer together
@@ -41,12 +42,6 @@ def size(num_bytes: float | None) -> str:
             return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
         num_bytes /= 1000
     return f"{num_bytes:.1f} TB"
-
-
-def lost_rows(refused: Mapping[str, int]) -> str:
-    """`3 rows refused: missing_file 2, undecodable 1`."""
-    why = ", ".join(f"{reason} {count:,}" for reason, count in sorted(refused.items(), key=lambda item: -item[1]))
-    return f"{sum(refused.values()):,} rows refused: {why}"
 
 
 def histogram(counts: Sequence[int]) -> str:

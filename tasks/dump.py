@@ -39,20 +39,28 @@ def clip_folder(name: str, store: Store, aside: Path, dump: Path | None = None) 
     if (Path(name) / "clip.json").is_file():
         return Path(name)
     if is_pretrained(name):
-        found = find_pretrained(name)
-        made_from = {"clip": name, "spec": found.spec.to_json(), "weights": known_digest(Path(found.weights))}
-        if dump is not None and is_made_from(dump / "clip", made_from):
-            return dump / "clip"
-        aside.mkdir(parents=True, exist_ok=True)
-        save_clip(aside, found.load())
-        write_json(aside / MADE_FROM, made_from)
-        return aside
+        try:
+            return pretrained_folder(name, aside, dump)
+        except ValueError as error:  # a pipeline's setting has another name than the option
+            raise ValueError(f"--clip: {str(error).removeprefix('clip.pretrained: ')}") from error
     with suppress(ValueError):
         return last_artifacts(store, name, "clip")[0].path
     raise ValueError(
-        f"--clip must be a folder with clip.json, MODEL:WEIGHTS of open_clip, or a pipeline whose CLIP {store.root} "
-        f"holds; got '{name}'"
+        "--clip must be MODEL:WEIGHTS of open_clip, hf-hub:ORG/NAME, local-dir:FOLDER, a folder with clip.json, or a "
+        f"pipeline whose CLIP {store.root} holds; got '{name}'"
     )
+
+
+def pretrained_folder(name: str, aside: Path, dump: Path | None) -> Path:
+    """The folder of a pretrained CLIP: the dump's, or `aside`. Raises: ValueError as `find_pretrained` and `load`."""
+    found = find_pretrained(name)
+    made_from = {"clip": name, "spec": found.spec.to_json(), "weights": known_digest(Path(found.weights))}
+    if dump is not None and is_made_from(dump / "clip", made_from):
+        return dump / "clip"
+    aside.mkdir(parents=True, exist_ok=True)
+    save_clip(aside, found.load())
+    write_json(aside / MADE_FROM, made_from)
+    return aside
 
 
 def is_made_from(folder: Path, made_from: dict[str, Any]) -> bool:
@@ -119,7 +127,7 @@ def dump_source(source: str, captions: str | None) -> FolderConfig | ShardsConfi
     """The source that a command line names: a folder with its captions, tars, or a URL list.
 
     Raises:
-        ValueError: none of them, or --captions beside a source that holds its captions.
+        ValueError: none of them, no captions, or --captions beside a source that holds its captions.
     """
     path = Path(source)
     if path.suffix.lower() in LISTS:
@@ -130,10 +138,13 @@ def dump_source(source: str, captions: str | None) -> FolderConfig | ShardsConfi
         if captions is not None:
             raise ValueError("--captions has no effect on tars: they hold their captions")
         return ShardsConfig(pattern=source)
-    if captions is None and not (path / "captions.csv").is_file() and next(path.glob("*.tar"), None):
+    listed = Path(captions or path / "captions.csv")
+    if captions is None and not listed.is_file() and next(path.glob("*.tar"), None):
         raise ValueError(f"SOURCE {source} is a folder of tars: give '{path}/*.tar', in quotes")
     if not path.is_dir():
         raise ValueError(
             f"SOURCE must be a folder of images, a URL list or tars such as 'data/{{000..099}}.tar', got '{source}'"
         )
-    return FolderConfig(folder=source, captions=captions or str(path / "captions.csv"))
+    if not listed.is_file():
+        raise ValueError(f"--captions must be a CSV file with columns file and caption: there is no file {listed}")
+    return FolderConfig(folder=source, captions=str(listed))

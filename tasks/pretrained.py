@@ -17,6 +17,9 @@ from models.clip import Clip, ClipSpec
 from tasks.tokenizer_files import find_tokenizer, from_folder
 
 FOLDER, HUB = "local-dir:", "hf-hub:"
+CONVERT = (
+    "no pickle is loaded. If you trust it: safetensors.torch.save_file(open_clip.factory.load_state_dict(FILE), OUT)"
+)
 
 
 def is_pretrained(name: str) -> bool:
@@ -37,8 +40,8 @@ class Found:
         clip = Clip(self.spec, self.tokenizer_json)
         try:
             open_clip.load_checkpoint(clip.network, self.weights)
-        except (RuntimeError, KeyError, AttributeError) as error:
-            first = " ".join(str(error).split())[:200]
+        except Exception as error:  # of weights that it takes for its own to convert, open_clip raises nearly anything
+            first = " ".join((str(error) or repr(error)).split())[:200]
             raise ValueError(
                 f"clip.pretrained: {self.weights} does not hold the weights of {self.spec.name!r}: {first}"
             ) from error
@@ -64,10 +67,7 @@ def find_pretrained(name: str) -> Found:
         model, _, weights = name.partition(":")
         found = named(model, weights)
     if not found.weights.endswith(".safetensors"):
-        raise ValueError(
-            f"clip.pretrained: weights must be safetensors, got {found.weights}; no pickle is loaded. If you trust it: "
-            "safetensors.torch.save_file(open_clip.factory.load_state_dict(FILE), OUT)"
-        )
+        raise ValueError(f"clip.pretrained: weights must be safetensors, got {found.weights}; {CONVERT}")
     return found
 
 
@@ -90,7 +90,8 @@ def in_folder(name: str, folder: Path) -> Found:
     weights = sorted(folder.glob("*.safetensors"), key=lambda path: (not path.name.startswith("open_clip"), path.name))
     if not weights:
         pickled = ", ".join(sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind)))
-        raise ValueError(f"clip.pretrained: {folder} has no *.safetensors" + (f", only {pickled}" if pickled else ""))
+        instead = f", only {pickled}; {CONVERT}" if pickled else ""
+        raise ValueError(f"clip.pretrained: {folder} has no *.safetensors{instead}")
     return Found(*find_tokenizer(spec_of(name, folder / HF_CONFIG_NAME), from_folder(folder)), str(weights[0]))
 
 

@@ -49,14 +49,25 @@ class Server:
 
         Raises: as `wait`.
         """
-        return self._address.result(timeout_s)
+        return self._known(self._address, timeout_s)
 
     def wait(self, timeout_s: float = 90.0) -> str:
         """The address of the server's API, once it answers.
 
         Raises: RuntimeError when the server ended at start; TimeoutError.
         """
-        return self._url.result(timeout_s)
+        return self._known(self._url, timeout_s)
+
+    def _known(self, what: Future[str], timeout_s: float) -> str:
+        try:
+            return what.result(timeout_s)
+        except TimeoutError:
+            if what.done():  # what its start raised
+                raise
+            raise TimeoutError(
+                f"the Prefect server did not answer within {timeout_s:g} s: run again when this machine is less busy; "
+                f"if it is not, see {self.folder / 'server.log'}"
+            ) from None
 
     def close(self) -> None:
         """Let go of the server: it ends after its grace unless another command uses it."""

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import shutil
 import subprocess
 
@@ -10,6 +11,8 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from flows.cli import explained
+from unclip.data.shards import sample_key
 from unclip.store import Store
 
 
@@ -65,6 +68,15 @@ def test_a_name_without_runs_is_told_which_there_are_or_what_makes_one(unclip, v
     (unclip.store / "artifacts").mkdir(parents=True)
     assert refused(unclip(verb, "nope"), "holds no run of pipeline 'nope' or another; shrunken.yaml has shrunken")
     assert refused(unclip(verb, "shrunken"), "of pipeline 'shrunken' or another; `unclip run shrunken` makes one")
+
+
+def test_an_error_without_words_says_what_it_means_and_where_it_was():
+    with pytest.raises(AssertionError) as error:
+        sample_key(0, -1)
+    assert re.fullmatch(
+        r"AssertionError: Assertion failed, at unclip/data/shards\.py:\d+ \(-v shows where\)", explained(error.value)
+    )
+    assert explained(TimeoutError()) == "TimeoutError: Timeout expired (-v shows where)"
 
 
 def test_sizes_are_told_before_there_is_any_data(unclip):

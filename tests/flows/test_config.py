@@ -90,7 +90,7 @@ def test_extends_in_a_circle_is_refused(tmp_path):
 def test_an_override_wins_and_its_errors_name_it(tmp_path):
     assert load_pipeline(FILE, "shapes", ("embed.batch_size=17",)).embed.batch_size == 17
     message = refused(tmp_path, "", name="shapes", overrides=("embed.batch=1",))
-    assert message == "--set embed.batch shapes.embed.batch: did you mean 'batch_size'?"
+    assert message == "--set embed.batch: did you mean 'batch_size'?"
 
 
 def test_an_override_without_a_value_is_refused(tmp_path):

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.embed_settings import LEAST, settings_of
+from flows.embed_settings import LEAST, embed_config, settings_of
+from tasks.dump import dump_source
 from unclip.data.config import IndexConfig, ShardsConfig, UrlsConfig
 
 
@@ -25,11 +26,11 @@ def test_an_index_is_set_for_any_source():
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("urls.url_colum=link", "--set urls.url_colum embed.urls.url_colum: did you mean 'url_column'?"),
+        ("urls.url_colum=link", "--set urls.url_colum: did you mean 'url_column'?"),
         ("download.timeout_s=0", "--set download.timeout_s embed.download: timeout_s must be > 0, got 0.0"),
-        ("download.retries=many", "embed.download.retries: input should be a valid integer"),
-        ("embed.batch_size=3", "embed.embed: it has index, urls, download"),
-        ("timeout_s=3", "embed.timeout_s: it has index, urls, download"),
+        ("download.retries=many", "--set download.retries: input should be a valid integer"),
+        ("embed.batch_size=3", "--set embed.batch_size embed.embed: it has index, urls, download"),
+        ("timeout_s=3", "--set timeout_s: it has index, urls, download"),
         ("urls.path=b.csv", "--set urls.path has no effect: SOURCE is the list"),
         ("urls={path: b.csv}", "--set urls must name a field: --set urls.FIELD=value"),
         (
@@ -51,6 +52,18 @@ def test_a_setting_that_is_wrong_or_has_no_effect_is_refused(word, message):
 def test_what_is_said_of_a_list_has_no_effect_on_tars(words, retry):
     with pytest.raises(ValueError, match=r"^--(set urls.shard_size|retry) has no effect: SOURCE is no URL list$"):
         settings_of(ShardsConfig(pattern="a.tar"), Path("dump"), words, retry)
+
+
+def test_a_wrong_precision_is_said_of_the_option():
+    with pytest.raises(ValueError, match=r"^--precision must be one of fp32, bf16, got 'fp8'$"):
+        embed_config(4, "fp8", 0)
+
+
+@pytest.mark.parametrize("captions", [None, "other.csv"])
+def test_a_folder_without_its_captions_is_told_the_option(tmp_path, captions):
+    expected = f"^--captions must be a CSV file .*: there is no file {captions or tmp_path / 'captions.csv'}$"
+    with pytest.raises(ValueError, match=expected):
+        dump_source(str(tmp_path), captions)
 
 
 def test_a_recall_has_no_effect_on_an_index_of_all_rows():

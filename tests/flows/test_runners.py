@@ -6,8 +6,10 @@ import shutil
 import signal
 import time
 
+import dask
 import pytest
 
+from flows.config import Runner
 from tests.flows.test_kill import await_middle, digests
 
 SETTINGS = ("source.shapes.shard_size=10", "clip.train.num_steps=2", "embed.batch_size=4096")
@@ -101,6 +103,15 @@ def test_two_workers_make_the_dump_of_one_process(shared, tars, tmp_path, kind):
     assert process.returncode == 0 and not list(tmp_path.glob("dump/parts/.part-*")), said
     for path in sorted((tars / "dump").rglob("*.*")):
         assert path.is_dir() or path.read_bytes() == (tmp_path / "dump" / path.relative_to(tars / "dump")).read_bytes()
+
+
+def test_workers_that_do_not_start_are_said_with_the_limit():
+    from flows.spread import Workers  # Prefect
+
+    said = r"^2 dask workers did not start: .*[Tt]imed out.*, now 1us$"
+    limit = dask.config.set({"distributed.comm.timeouts.connect": "1us"})
+    with limit, Workers(Runner(kind="dask", num_workers=2)) as workers, pytest.raises(RuntimeError, match=said):
+        workers.task_runner()
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,18 @@
 """Facts about a CLIP by name."""
 
 import json
+import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
+from flows.cli_data import CLIP_HELP
 from models.clip import Clip, ClipSpec
 from tasks.clip_encoder import ClipEncoder
 from tasks.dump import clip_folder
@@ -112,7 +115,7 @@ def test_settings_of_tokenizers_that_are_not_known_are_refused(text_cfg, message
     ("name", "message"),
     [
         ("local-dir:{}/none", r"/none has no \*\.safetensors"),
-        ("local-dir:{}/pickled", r"has no \*\.safetensors, only model\.bin"),
+        ("local-dir:{}/pickled", r"has no \*\.safetensors, only model\.bin; no pickle is loaded\. If you trust it: "),
         ("local-dir:{}/bare", r"open_clip_config\.json cannot be read: No such file"),
         ("local-dir:{}/torn", "is no configuration of open_clip's"),
         ("ViT-B-32:{}/bare/w.safetensors", "does not hold the weights of 'ViT-B-32': "),
@@ -130,6 +133,24 @@ def test_what_cannot_be_loaded_is_refused_in_a_line(name, message, tmp_path):
     with pytest.raises(ValueError, match=message) as refusal:
         load_pretrained(name.format(tmp_path))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("weights", [save({"positional_embedding": torch.zeros(7, 9)}), b"torn"])
+def test_weights_of_another_model_are_refused_in_a_line_by_the_option(weights, tmp_path):
+    folder = folder_of(tmp_path / "f", {})
+    (folder / "open_clip_model.safetensors").write_bytes(weights)
+    with pytest.raises(ValueError) as refusal:
+        clip_folder(f"local-dir:{folder}", Store(tmp_path), tmp_path / "aside")
+    assert str(refusal.value).startswith(f"--clip: {folder}/open_clip_model.safetensors does not hold the weights of ")
+    assert "\n" not in str(refusal.value)
+
+
+def test_help_error_and_docs_name_the_same_kinds_of_clip(tmp_path):
+    with pytest.raises(ValueError) as refusal:
+        clip_folder("nothere", Store(tmp_path), tmp_path / "aside")
+    (told,) = re.findall(r"`--clip` takes (.*?)\. ", " ".join(Path("docs/dumps.md").read_text().split()))
+    for kind in ("MODEL:WEIGHTS", "hf-hub:ORG/NAME", "local-dir:FOLDER", "folder with clip.json", "pipeline"):
+        assert all(kind in text.replace("`", "") for text in (str(refusal.value), CLIP_HELP, told))
 
 
 def test_bf16_weights_give_nearly_what_full_ones_do(tmp_path):

@@ -1,7 +1,9 @@
 """A store's Prefect server is one, found by every command, and gone after the last."""
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -91,3 +93,14 @@ def test_the_environment_keeps_what_the_user_set(tmp_path, monkeypatch):
     apply_environment(tmp_path, "http://127.0.0.1:1/api")
     assert os.environ["PREFECT_HOME"] == "mine" and os.environ["DO_NOT_TRACK"] == "1"
     assert os.environ["NO_PROXY"] == "intranet,127.0.0.1,localhost"
+
+
+def test_a_server_that_does_not_answer_is_said_with_the_limit(tmp_path):
+    (tmp_path / "prefect").mkdir()
+    with (tmp_path / "prefect" / "start.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        server = start_server(tmp_path)
+        for ask in (server.wait, server.address):
+            with pytest.raises(TimeoutError, match=r"^the Prefect server did not answer within 0\.05 s: "):
+                ask(0.05)
+        shutil.rmtree(tmp_path / "prefect")  # so that it starts nothing once the lock is free

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from unclip.data.config import FolderConfig, IndexConfig
 from unclip.data.digests import file_digest, known_digest
 from unclip.data.dump_engine import Engine, Job
-from unclip.data.dump_origin import DumpSource, origin, refuse_other_clip, refuse_other_source
+from unclip.data.dump_origin import DumpSource, origin, refuse_nothing, refuse_other_clip, refuse_other_source
 from unclip.data.dump_records import read_record, record_or_none, write_record
 from unclip.data.embed import Encoder, EncoderFacts, Made, info_of, versions_now
 from unclip.data.fetched import PICTURES, RECORD, FetchedConfig, fetched_listing, fetched_recipes
@@ -58,8 +58,8 @@ def fill_dump(
     is known to be that list's. index: another than that of the manifest is built over the parts that are there.
     Returns the manifest.
 
-    Raises: ValueError for a bad source, a dump made with another CLIP or of another source, one being written, or an
-        index of many rows that finds too little.
+    Raises: ValueError for a bad source, one of which no row can be embedded, a dump made with another CLIP or of
+        another source, one being written, or an index of many rows that finds too little.
     """
     recipes = pair_recipes(source.urls) if isinstance(source, FetchedConfig) else shard_recipes(source)
     refuse_no_dump(out)
@@ -84,6 +84,7 @@ def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None
         clear_aside(parts)
         for record in surplus:
             drop_part(record)
+        refuse_nothing(out, plan.source)
         copy_clip(clip, out / "clip", engine.facts)
         finish(out, plan.index)
     progress(1, 1)

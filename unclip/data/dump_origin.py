@@ -1,12 +1,15 @@
-"""What a dump is of: one source and one CLIP, whatever is added to it."""
+"""What a dump is of: one source and one CLIP, whatever is added to it; and that there is something in it."""
 
 import re
+import shutil
+from collections import Counter
 from pathlib import Path
 
 from unclip.data.config import FolderConfig, ShardsConfig
-from unclip.data.dump_records import record_or_none
+from unclip.data.dump_records import read_record, record_or_none
 from unclip.data.embed import EncoderFacts
 from unclip.data.fetched import FetchedConfig
+from unclip.data.funnel import lost_rows
 from unclip.data.table import AGREEING, UNKNOWN, read_info
 
 DumpSource = FolderConfig | ShardsConfig | FetchedConfig
@@ -33,11 +36,26 @@ def refuse_other_clip(dump: Path, encoder: EncoderFacts, agreeing: tuple[str, ..
 
 
 def refuse_other_source(dump: Path, source: DumpSource) -> None:
-    """Raises: ValueError when the dump has parts of another source; the same one may have grown or changed."""
+    """Raises: ValueError when the dump has rows of another source; the same one may have grown or changed."""
     for record in sorted((dump / "parts").glob("*.json")):
-        said = record_or_none(record, "origin")  # a damaged part is made again
-        if said is not None and said["origin"] != origin(source):
+        said = record_or_none(record, "origin", "rows")  # a damaged part is made again, as is one without rows
+        if said is not None and said["rows"] and said["origin"] != origin(source):
             raise ValueError(f"{dump} holds the {said['origin']}, not the {origin(source)}: give another --out")
+
+
+def refuse_nothing(dump: Path, source: DumpSource) -> None:
+    """Raises: ValueError with the reasons when no part has a row. Of a source that has none either, nothing stays."""
+    refused: Counter[str] = Counter()
+    for path in sorted((dump / "parts").glob("*.json")):
+        record = read_record(path, "rows", "refused")
+        if record["rows"]:
+            return
+        refused.update(record["refused"])
+    if refused:
+        raise ValueError(f"the {origin(source)} leave nothing to embed: {lost_rows(refused)}: see {dump / 'parts'}")
+    if [path.name for path in dump.iterdir()] == ["parts"]:
+        shutil.rmtree(dump / "parts")
+    raise ValueError(f"the {origin(source)} have no rows: there is nothing to embed")
 
 
 def origin(source: DumpSource) -> str:

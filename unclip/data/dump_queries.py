@@ -40,7 +40,7 @@ def one_query(text: str | None, image: Path | None, k: int) -> str | Path:
     if query is None or (text is not None and image is not None):
         raise ValueError("search needs a text or an image, one of them")
     if k < 1:
-        raise ValueError(f"k must be >= 1, got {k}")
+        raise ValueError(f"-k must be >= 1, got {k}")
     return query
 
 
@@ -78,7 +78,7 @@ def embed_query(encoder: Encoder, query: str | Path) -> Floats:
     if isinstance(query, str):
         return unit(encoder.encode_text(encoder.tokenize([query])))
     if not query.is_file():
-        raise ValueError(f"image must be an existing file, got {str(query)!r}")
+        raise ValueError(f"--image must be an existing file, got {str(query)!r}")
     try:
         picture = open_rgb(query.read_bytes())
     except ValueError as error:

@@ -39,7 +39,7 @@ def export_dump(dump: Path, out: Path, layout: str, source: Path | None = None) 
     Raises: ValueError for another layout, a folder that is not empty, or tars whose names or keys hold no numbers.
     """
     if layout not in LAYOUTS:
-        raise ValueError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+        raise ValueError(f"--layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     parts = part_paths(dump)
     infos = check_agree(parts)
     with new_folder(out) as aside:

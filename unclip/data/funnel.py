@@ -9,6 +9,13 @@ from typing import Any
 from unclip.artifact import Artifact
 
 
+def lost_rows(refused: Mapping[str, int]) -> str:
+    """`3 rows refused: missing_file 2, undecodable 1`."""
+    why = ", ".join(f"{reason} {count:,}" for reason, count in sorted(refused.items(), key=lambda item: -item[1]))
+    total = sum(refused.values())
+    return f"{total:,} {'row' if total == 1 else 'rows'} refused: {why}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """One line of a funnel: what a stage dropped for one reason of the rows that came to it."""

@@ -10,10 +10,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from unclip.data.more_columns import read_more
 from unclip.data.shards import Member, ShardReader, image_member, sample_key
 from unclip.data.source_plan import FolderRow
-from unclip.data.sources import Found, file_in, foreign_groups, foreign_sample, read_member
+from unclip.data.sources import Found, folder_sample, foreign_groups, foreign_sample, read_member
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +40,7 @@ class FolderListing(Listing):
 
     def find(self, i: int) -> Found:
         """The file and its caption."""
-        file, caption, more = self.entries[i]
-        return Found(source_id=file, caption=caption, data=file_in(self.path, file), meta=read_more(more))
+        return folder_sample(self.path, self.entries[i])
 
 
 class TarListing(Listing):

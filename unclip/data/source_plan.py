@@ -94,22 +94,27 @@ def folder_recipes(config: FolderConfig, wanted: slice = ALL) -> list[dict[str, 
 
 
 class FolderRow(NamedTuple):
-    """One row of a folder's CSV; `more`: the values of its further columns as JSON, "" where none are asked for."""
+    """One row of a folder's CSV; `more`: the values of its further columns as JSON, "" where none are asked for.
+
+    repeats: whether an earlier row has the same file and caption.
+    """
 
     file: str
     caption: str
     more: str = ""
+    repeats: bool = False
 
 
 def rows_digest(folder: Path, rows: Iterable[FolderRow]) -> str:
     """The digest of a folder's rows with the contents of the files; a missing file counts as such."""
     digest = hashlib.sha256()
-    for file, caption, more in rows:
+    for file, caption, more, repeats in rows:
         path = inside(folder, file)
         try:
             content = known_digest(path) if path is not None and path.is_file() else "missing"
         except OSError:  # a name that no file can have
             content = "missing"
+        content = "repeats" if repeats else content
         digest.update(f"{len(file)} {file} {len(caption)} {caption} {content}\n{more}".encode())
     return digest.hexdigest()
 
@@ -128,7 +133,7 @@ def folder_chunks(config: FolderConfig) -> list[list[FolderRow]]:
             for column in (config.file_column, config.caption_column, *config.more_columns):
                 if column not in names:
                     raise ValueError(f"{config.captions} has no column {column!r}; it has {', '.join(names) or 'none'}")
-            rows = [_folder_row(config, row, f"{config.captions}:{reader.line_num}") for row in reader]
+            rows = marked_repeats(_folder_row(config, row, f"{config.captions}:{reader.line_num}") for row in reader)
     except OSError as error:
         raise ValueError(
             f"captions must be a CSV file that can be read, got {config.captions!r}: {error.strerror}"
@@ -146,6 +151,17 @@ def _folder_row(config: FolderConfig, row: Mapping[str, Any], where: str) -> Fol
     file, caption = ((row[name] or "").strip() for name in (config.file_column, config.caption_column))
     more = config.more_columns
     return FolderRow(file, caption, more_json(more, (row[name] for name in more)) if more else "")
+
+
+def marked_repeats(rows: Iterable[FolderRow]) -> list[FolderRow]:
+    """The rows, those marked whose file and caption stand in an earlier one; rows that lack either are no pairs."""
+    seen: set[tuple[str, str]] = set()
+    found = []
+    for row in rows:
+        pair = (row.file, row.caption)
+        found.append(row._replace(repeats=all(pair) and pair in seen))
+        seen.add(pair)
+    return found
 
 
 def inside(folder: Path, file: str) -> Path | None:

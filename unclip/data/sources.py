@@ -23,7 +23,7 @@ from unclip.data.shards import (
     tar_groups,
     write_shard,
 )
-from unclip.data.source_plan import folder_chunks, inside, tar_paths
+from unclip.data.source_plan import FolderRow, folder_chunks, inside, tar_paths
 
 FOREIGN_EXTENSIONS = (*IMAGE_EXTENSIONS, "bmp", "gif", "tif", "tiff", "ppm")
 
@@ -105,9 +105,14 @@ def write_admissions(out: Path, admissions: Iterable[Admission]) -> dict[str, An
 def folder_shard(config: FolderConfig, shard: int) -> Iterator[Admission]:
     """The rows of one shard of a captioned folder, in the order of its CSV. Raises: as `folder_chunks`."""
     folder = Path(config.folder)
-    for number, (file, caption, more) in enumerate(folder_chunks(config)[shard]):
-        found = Found(source_id=file, caption=caption, data=file_in(folder, file), meta=read_more(more))
-        yield admit(found, sample_key(shard, number))
+    for number, row in enumerate(folder_chunks(config)[shard]):
+        yield admit(folder_sample(folder, row), sample_key(shard, number))
+
+
+def folder_sample(folder: Path, row: FolderRow) -> Found:
+    """What a row of a folder's CSV says; one whose file and caption stand in an earlier row is refused."""
+    data = "duplicate" if row.repeats else file_in(folder, row.file)
+    return Found(source_id=row.file, caption=row.caption, data=data, meta=read_more(row.more))
 
 
 def file_in(folder: Path, file: str) -> bytes | str:
@@ -153,11 +158,16 @@ def read_member(file: Any, member: Member) -> bytes:
 
 
 def foreign_sample(source_id: str, files: Mapping[str, bytes]) -> Found:
-    """What the files of one sample say: caption from .txt, else from the JSON; our own metadata is kept."""
+    """What the files of one sample say: caption from .txt, else from the JSON; our own metadata is kept.
+
+    A .txt that is not UTF-8 is refused: with marks for what cannot be read it would be another caption.
+    """
     meta, source_id = read_meta(files.get("json", b"{}")), writable(source_id)
     told = meta.get("caption")
     text = files["txt"].decode("utf-8", "replace") if "txt" in files else told if isinstance(told, str) else ""
     data: bytes | str = next((files[ext] for ext in FOREIGN_EXTENSIONS if ext in files), "no_image")
+    if not is_utf8(files.get("txt", b"")):
+        data = "caption_not_utf8"
     url = meta.get("url") if isinstance(meta.get("url"), str) else None
     identity = meta.pop("sample_id", None)
     if meta.get("split", SPLITS[0]) not in SPLITS:
@@ -180,6 +190,15 @@ def read_meta(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return meta if isinstance(meta, dict) else {}
+
+
+def is_utf8(data: bytes) -> bool:
+    """Whether bytes are text in UTF-8."""
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def writable(text: str) -> str:

@@ -62,7 +62,7 @@ def verify_dump(
     Raises: ValueError when the folder is no dump, or `sample` is negative.
     """
     if sample < 0:
-        raise ValueError(f"sample must be >= 0, got {sample}")
+        raise ValueError(f"--sample must be >= 0, got {sample}")
     parts = part_paths(dump)
     problems = list(manifest_problems(dump, parts))
     infos: dict[Path, TableInfo] = {}

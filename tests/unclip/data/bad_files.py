@@ -114,7 +114,7 @@ RAW_CAPTIONS = {
     "utf-16": "a b".encode("utf-16"),
     "surrogate": b"\xed\xa0\x80",
 }
-NOTHING = "nothing to index"
+NOTHING = "nothing to embed"
 GOOD = [("z.png", good_picture(1)), ("z.txt", b"word")]
 pictures = st.sampled_from(sorted(PICTURES)).map(PICTURES.__getitem__) | st.binary(max_size=40)
 captions = st.sampled_from(sorted(CAPTIONS)).map(CAPTIONS.__getitem__) | st.text(max_size=12)
