@@ -58,6 +58,13 @@ def test_every_row_of_the_list_has_its_fate_in_the_dump(fetched):
     assert verified(folder / "dump") == []
 
 
+def test_the_dump_says_in_words_why_a_row_is_missing(fetched):
+    rows = [row for part in part_paths(fetched[0] / "dump") for row in pq.read_table(rows_path(part)).to_pylist()]
+    found = [row["detail"] for row in rows if row["status"] != "ok"]
+    assert found[:2] == ["HTTP Error 404: Not Found", "the same URL and caption stand earlier in the list"]
+    assert found[2].endswith(": begins with b'<html><body>no p'") and len(found) == 3
+
+
 def test_a_row_that_is_not_asked_again_in_time_keeps_its_refusal(fetched, tmp_path, monkeypatch):
     pictures = shutil.copytree(fetched[0] / "dump" / "pictures", tmp_path / "pictures")
     rewrite(pictures / "000000" / "rows.parquet", status=put(1, "http_503"))
