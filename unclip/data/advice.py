@@ -22,7 +22,10 @@ ADVICE = {
     "too_large": Advice("over download.max_bytes", "ask again with a larger max_bytes, or leave the rows"),
     "truncated": Advice("the body ended too early", "cut on the host, or the host is overloaded: " + LATER),
     "protocol": Advice("the answer is not HTTP", DROP),
-    "unfinished": Advice("the shard's time was up first", "ask again with a larger deadline_s or num_threads"),
+    "unfinished": Advice(
+        "deadline_s or stall_s was over first",
+        "its detail says which: ask again with it larger, or more num_threads for deadline_s",
+    ),
     "timeout": Advice("no whole answer in time", "ask again with a larger timeout_s, or fewer num_threads"),
     "robots": Advice("opted out by X-Robots-Tag", "nothing to do: download.disallowed_directives"),
     "dns": Advice("its name has no address", "few: hosts that are gone; many: mend the resolver, then ask again"),

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from unclip.data.config import DownloadConfig
 from unclip.data.download import download
-from unclip.data.fates import may_pass
+from unclip.data.fates import UNFINISHED, may_pass
 from unclip.data.rows import OK, Row, read_rows, refusals, write_rows
 from unclip.data.shards import Sample, ShardReader, write_in_order
 from unclip.data.urls import PAIRS_SCHEMA
@@ -36,7 +36,7 @@ def ask_again(place: Path, aside: Path, shard: int, how: DownloadConfig) -> dict
     gateless = replace(how, min_success_fraction=0)  # rows that failed once mostly fail again
     download(aside / "pairs.parquet", shard, gateless, aside, lambda *a, **k: None)
     now = read_rows(aside / "rows.parquet")
-    rows = [new if asked else old for asked, old, new in zip(is_asked, before, now, strict=True)]
+    rows = last_fates(before, now, is_asked)
     if [row.status for row in rows] == [row.status for row in before]:
         return None
     return join(place, aside, rows)
@@ -48,6 +48,12 @@ def write_asked(pairs: Path, is_asked: list[bool], out: Path) -> None:
     refused = pa.array([None if asked else NOT_ASKED for asked in is_asked], pa.string())
     place = table.schema.get_field_index("refused")
     pq.write_table(table.set_column(place, PAIRS_SCHEMA.field("refused"), refused), out)
+
+
+def last_fates(before: list[Row], now: list[Row], is_asked: list[bool]) -> list[Row]:
+    """What is known of every row by now; one that was not asked for after all keeps its refusal."""
+    rows = zip(before, now, is_asked, strict=True)
+    return [new if asked and new.status != UNFINISHED else old for old, new, asked in rows]
 
 
 def join(place: Path, aside: Path, rows: list[Row]) -> dict[str, Any]:

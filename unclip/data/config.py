@@ -125,9 +125,9 @@ class DownloadConfig:
     distributor: str = neutral("multiprocessing")  # of img2dataset: here; "ray" or "pyspark": on a cluster, or here
     subjob_size: int | None = neutral(None)  # pyspark: parts of 500 rows that are under way at once
     timeout_s: float = 10.0  # a request, from its first connection to its last byte
-    deadline_s: float = 600.0  # all fetching of a shard; rows not done by then are refused
-    stall_s: float = 60.0  # without a finished request; the same then
-    retries: int = 1  # further passes over rows that failed for a passing reason (time-out, connection, 429, 5xx)
+    deadline_s: float = 600.0  # all passes of a shard, from the first request of each; the rest is `unfinished`
+    stall_s: float = 60.0  # while requests are under way and none ends; the same then
+    retries: int = 1  # further passes over rows that failed for a reason that may pass: `PASSING` in fates.py, and 5xx
     schemes: tuple[str, ...] = ("http", "https")
     allow_private: bool = False  # addresses of loopback, private and other networks that are not the internet's
     blocked_domains: str | None = neutral(None)  # where no redirect may lead: source.urls.blocked_domains

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 import pyarrow.parquet as pq
 
 from unclip.data.config import DownloadConfig
-from unclip.data.fates import may_pass, status_of
-from unclip.data.fetch import Answer, fetch, require_distributor
+from unclip.data.fates import UNFINISHED, may_pass, status_of
+from unclip.data.fetch import Answer, NotStarted, fetch, require_distributor
 from unclip.data.fetcher import is_private_host
 from unclip.data.gate import Gate, TooFewSuccesses
 from unclip.data.more_columns import read_more
@@ -35,16 +35,16 @@ Pair = dict[str, Any]  # a row of pairs.parquet
 def download(pairs: Path, shard: int, config: DownloadConfig, out: Path, progress: Progress) -> dict[str, Any]:
     """Writes `shard.tar` and `rows.parquet` into `out`; rows, those kept, the refused by reason, and the speed.
 
-    What was fetched stays in `out/work/staging`, so that a killed run goes on from it; a failed one starts afresh, and
-    leaves in `out/work` the counts that it failed for.
+    What was fetched stays in `out/work/staging`, so that a killed run goes on from it, as one that img2dataset did not
+    start for; a failed one starts afresh, and leaves in `out/work` the counts that it failed for.
 
-    Raises: ValueError when too few rows succeed or can still do so, or img2dataset is not installed.
+    Raises: ValueError when too few rows succeed or can still do so, or img2dataset is not installed; NotStarted.
     """
     failed = out / WORK / FAILED
     failed.unlink(missing_ok=True)
     try:
         return _download(pairs, shard, config, out, progress)
-    except Stopped:  # on request: the next run goes on from what came
+    except (Stopped, NotStarted):  # on request, or by this machine: the next run goes on from what came
         raise
     except Exception as error:  # raised again: else its failures would be the next run's too
         shutil.rmtree(out / WORK / "staging", ignore_errors=True)
@@ -100,13 +100,13 @@ def fetch_in_passes(
     Raises: TooFewSuccesses as soon as the gate cannot be passed any more.
     """
     answers: dict[bytes, Answer] = {}
-    end = time.monotonic() + config.deadline_s
+    left_s = config.deadline_s
     left = [(pair["url"], pair["sample_id"]) for pair in targets]
     gate.check()
     if left:
         require_distributor(config)
     for attempt in range(config.retries + 1):
-        if not left or time.monotonic() >= end:
+        if not left or left_s <= 0:
             break
         done, is_last = len(targets) - len(left), attempt == config.retries
 
@@ -115,11 +115,19 @@ def fetch_in_passes(
             gate.check(errors, is_last)
 
         digest = hashlib.sha256(b"".join(identity for _, identity in left)).hexdigest()[:16]
-        answers |= fetch(left, config, staging / f"{attempt}-{digest}", end, watch)
+        found, asked_s = fetch(left, config, staging / f"{attempt}-{digest}", left_s, watch)
+        left_s -= asked_s
+        answers = last_answers(answers, found)
         gate.keep(answers[identity].error for _, identity in left)
         left = [target for target in left if may_pass(status_of(answers[target[1]].error))]
         gate.check()
     return answers
+
+
+def last_answers(before: dict[bytes, Answer], now: dict[bytes, Answer]) -> dict[bytes, Answer]:
+    """The answers after a further pass: of a row that it did not come to, the one of before."""
+    asked = {i: answer for i, answer in now.items() if i not in before or status_of(answer.error) != UNFINISHED}
+    return before | asked
 
 
 def read_rows_of(

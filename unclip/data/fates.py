@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from unclip.data import fetcher
 
+UNFINISHED = "unfinished"  # not asked, or not to the end: nobody said anything of the row
 PATTERNS = (  # first match wins
     (rf"^{fetcher.PRIVATE}", "private_address"),
     (rf"^{fetcher.SCHEME}", "scheme"),
@@ -13,7 +14,7 @@ PATTERNS = (  # first match wins
     (rf"^{fetcher.TOO_LARGE}", "too_large"),
     (rf"^{fetcher.TRUNCATED}|IncompleteRead", "truncated"),
     (rf"^{fetcher.PROTOCOL}", "protocol"),
-    (r"deadline_s|stall_s", "unfinished"),
+    (r"deadline_s|stall_s", UNFINISHED),
     (r"timed out", "timeout"),
     (r"X-Robots-Tag", "robots"),
     (r"Name or service not known|name resolution|No address associated|nodename nor servname|getaddrinfo", "dns"),
@@ -25,7 +26,7 @@ PASSING = (
     "timeout",
     "connection",
     "truncated",
-    "unfinished",
+    UNFINISHED,
     "dns",
     "http_408",
     "http_425",

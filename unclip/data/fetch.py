@@ -22,8 +22,10 @@ from unclip.launch import Command, run
 
 TOOL_VARIABLE = "UNCLIP_IMG2DATASET"  # the Python of another tool environment
 ROWS_PER_PART = 500  # of img2dataset's own shards: what a killed run goes on from
-MARKS = "marks"  # a file with a line for every finished request
+MARKS = "marks"  # a file with a line for every request that begins, and one for every request that ended
 POLL_S = 1.0
+# Until the first request: imports that take seconds here take minutes beside other work, and a cluster starts machines.
+START_S = 600.0
 Target = tuple[str, bytes]  # URL, sample_id
 
 
@@ -46,6 +48,10 @@ class Answer:
 
 class Overdue(Exception):
     """Fetching was ended: deadline reached, or stalled."""
+
+
+class NotStarted(RuntimeError):
+    """Not one request was made: no fault of any host."""
 
 
 def tool_python() -> Path:
@@ -82,15 +88,17 @@ def fetch(
     targets: list[Target],
     config: DownloadConfig,
     folder: Path,
-    end: float,
+    left_s: float,
     watch: Callable[[int, Iterable[str]], None],
-) -> dict[bytes, Answer]:
-    """The answer for each sample_id, whatever happened to it; `folder` may hold what a killed run fetched of the same.
+) -> tuple[dict[bytes, Answer], float]:
+    """The answer for each sample_id, whatever happened to it, and the seconds since the first request.
 
-    end: by `time.monotonic()`, when fetching must be over. watch: told now and then how many requests are done, and the
+    `folder` may hold what a killed run fetched of the same.
+
+    left_s: from the first request on, for all of them. watch: told now and then how many requests are done, and the
     errors of those that failed; what it raises ends the fetching.
 
-    Raises: RuntimeError when img2dataset itself fails.
+    Raises: RuntimeError when img2dataset itself fails; NotStarted, one of them, when it makes no request.
     """
     folder.mkdir(parents=True, exist_ok=True)
     pairs, settings, marks = folder / "pairs.parquet", folder / "arguments", folder / MARKS
@@ -104,14 +112,17 @@ def fetch(
         log=folder / "log",
         env=environment(config, marks, write_blocked(config, folder)),
     )
+    watching = Watch(marks, config.stall_s, left_s, watch)
     try:
-        run(command, poll=Watch(marks, config.stall_s, end, watch))
+        run(command, poll=watching)
         if (made := len(list(parts.glob("*_stats.json")))) < num_parts:
             raise RuntimeError(f"img2dataset finished {made} of {num_parts} parts (log: {command.log})")
     except Overdue as error:
         missing = str(error)
+    except NotStarted as error:
+        raise NotStarted(f"{error} (log: {command.log})") from None
     answers = dict(read_answers(parts))
-    return {identity: answers.get(identity, Answer(error=missing)) for _, identity in targets}
+    return {identity: answers.get(identity, Answer(error=missing)) for _, identity in targets}, watching.asked_s()
 
 
 def write_blocked(config: DownloadConfig, folder: Path) -> dict[str, str]:
@@ -162,35 +173,55 @@ def arguments(pairs: Path, out: Path, config: DownloadConfig) -> dict[str, Any]:
 
 
 class Watch:
-    """Reads the marks that finished requests leave, and raises Overdue when they stop or time is up."""
+    """Reads the marks that requests leave, and raises Overdue when they stop or time is up.
 
-    def __init__(self, marks: Path, stall_s: float, end: float, tell: Callable[[int, Iterable[str]], None]) -> None:
-        self.marks, self.stall_s, self.end, self.tell = marks, stall_s, end, tell
+    `left_s` counts from the first request, `stall_s` while one is under way: the time that img2dataset takes to start,
+    itself or a further process of its own, is no host's fault.
+    """
+
+    def __init__(self, marks: Path, stall_s: float, left_s: float, tell: Callable[[int, Iterable[str]], None]) -> None:
+        self.marks, self.stall_s, self.left_s, self.tell = marks, stall_s, left_s, tell
         self.moved, self.looked, self.read = time.monotonic(), 0.0, 0
-        self.done, self.errors = 0, dict[str, str]()
+        self.first: float | None = None  # when the first request was seen
+        self.begun, self.done, self.errors = 0, 0, dict[str, str]()
 
     def __call__(self) -> None:
         now = time.monotonic()
-        if now - self.looked < POLL_S and now < self.end:
+        if now - self.looked < POLL_S:
             return
         self.looked = now
         if self._look():
             self.moved = now
+            self.first = self.first or now
             self.tell(self.done, self.errors.values())
-        if now >= self.end:
+        if self.asked_s() >= self.left_s:
             raise Overdue("download.deadline_s was reached first")
-        if now - self.moved >= self.stall_s:
-            raise Overdue(f"no request ended for download.stall_s = {self.stall_s:g} s")
+        limit_s = self.stall_s if self.begun > self.done else max(self.stall_s, START_S)
+        if now - self.moved < limit_s:
+            return
+        if self.first is None:
+            raise NotStarted(
+                f"img2dataset did not start within {limit_s:g} s: not one request was made, and no row is "
+                "refused for it; run again when this machine has less to do"
+            )
+        raise Overdue(f"no request ended for download.stall_s = {self.stall_s:g} s")
+
+    def asked_s(self) -> float:
+        """The seconds since the first request."""
+        return 0.0 if self.first is None else time.monotonic() - self.first
 
     def _look(self) -> bool:
         """Whether there are further marks; takes them in. A URL's last word counts: a part may be fetched again."""
         with self.marks.open("rb") as file:
             file.seek(self.read)
-            lines = file.read().rpartition(b"\n")[0]
-        if not lines:
+            lines, end, _ = file.read().rpartition(b"\n")
+        if not end:
             return False
         self.read += len(lines) + 1
         for line in lines.decode(errors="replace").split("\n"):
+            if line == fetcher.BEGUN:
+                self.begun += 1
+                continue
             url, _, error = line.partition(" ")
             self.errors[url] = error
             self.done += 1
@@ -201,7 +232,8 @@ def requests_so_far(staging: Path) -> list[str]:
     """The errors ("" of a success) of the requests that the pass under way, or interrupted, has finished."""
     marks = sorted(staging.glob(f"*/{MARKS}"))
     lines = marks[-1].read_text(errors="replace").splitlines() if marks else []
-    return list({url: error for url, _, error in (line.partition(" ") for line in lines)}.values())
+    ended = (line.partition(" ") for line in lines if line != fetcher.BEGUN)
+    return list({url: error for url, _, error in ended}.values())
 
 
 def read_answers(folder: Path) -> Iterator[tuple[bytes, Answer]]:

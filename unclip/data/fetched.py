@@ -153,8 +153,8 @@ class FetchedListing(Listing):
         data: bytes | str = row.status
         if picture is not None:
             data = read_members(self.path, {"picture": picture})["picture"]
-        url, meta = row.url or "", read_more(row.more)
-        return Found(source_id=url, caption=row.caption, data=data, meta=meta, identity=row.sample_id)
+        said: dict[str, Any] = {"source_id": row.url or "", "caption": row.caption, "identity": row.sample_id}
+        return Found(**said, data=data, detail=row.detail, meta=read_more(row.more))
 
 
 def fetched_listing(folder: Path, shard: int) -> FetchedListing:

@@ -2,9 +2,8 @@
 
 What img2dataset lacks is put under it, in every process it spawns, and in every worker of Ray or Spark: addresses are
 judged where the connection is made (so neither a redirect nor a name that changes its address gets round it), a request
-ends after so many seconds in all, a body after so many bytes, and every finished request leaves a line that says how it
-ended, so that a stall or a hopeless list is seen.
-Standard library alone, but for img2dataset itself. Importing it here changes nothing.
+ends after so many seconds in all, a body after so many bytes, and each request leaves two lines, that it begins and how
+it ended, so that a stall or a hopeless list is seen. Standard library alone, but for img2dataset; importing it is safe.
 """
 
 import contextlib
@@ -43,6 +42,7 @@ NOT_PUBLIC = [  # and what `is_global` lets through: IPv4 in old spellings, and 
 ]
 ADDRESSES = str(Path(__file__).with_name("web_address.py"))  # of the standard library alone, as this file
 Files = dict[str, str]  # of blocked "domains", one a line, and "urls", as `web_address.among` reads them
+BEGUN = ""  # the mark of a request that begins
 MARK_BYTES = 400  # of a line: written at once, so that lines of several processes do not mix
 
 
@@ -145,6 +145,7 @@ class Fetcher:
         connections: list[socket.socket] = []
         self.request.connections, start = connections, time.monotonic()
         self.request.deadline = start + self.timeout_s
+        mark(self.marks, BEGUN)
         timer = threading.Timer(self.timeout_s, end_connections, [connections])
         timer.start()
         said = ""
@@ -163,7 +164,7 @@ class Fetcher:
             timer.cancel()
             for connection in connections:
                 connection.close()
-            mark(self.marks, getattr(request, "full_url", request), said)
+            mark(self.marks, f"{url_digest(getattr(request, 'full_url', request))} {said}")
 
     def _answer(self, request: Any) -> Response:
         with self.opener.open(request, timeout=self.timeout_s) as answer:
@@ -237,9 +238,9 @@ def reason_of(error: Exception) -> Exception:
     return error
 
 
-def mark(path: str, url: str, error: str) -> None:
-    """Adds a line to a file that several processes write: the digest of a URL, and its error if there was one."""
-    line = f"{url_digest(url)} {' '.join(error.split())}".encode(errors="replace")[: MARK_BYTES - 1]
+def mark(path: str, text: str) -> None:
+    """Adds a line to a file that several processes write: BEGUN, or a URL's digest and its error if there was one."""
+    line = " ".join(text.split()).encode(errors="replace")[: MARK_BYTES - 1]
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.write(file, line + b"\n")
     os.close(file)

@@ -43,6 +43,7 @@ class Found:
     source_id: str
     caption: str
     data: bytes | str
+    detail: str = ""  # why there is none, in words, where the source knows
     meta: Mapping[str, Any] | None = None
     identity: bytes | None = None  # the sample id, where the source has one already
 
@@ -84,7 +85,7 @@ def fit_picture(found: Found) -> tuple[bytes, str, Image.Image]:
     Raises: Unfit without caption, picture, or one that decodes.
     """
     if isinstance(found.data, str):
-        raise Unfit(found.data, found.source_id)
+        raise Unfit(found.data, found.detail or found.source_id)
     if not found.caption.strip():
         raise Unfit("no_caption", found.source_id)
     try:

@@ -115,7 +115,7 @@ def _jsonl_records(path: Path, wanted: tuple[str, ...], place: Place) -> Iterato
                 continue
             where = f"{path}:{lines.place.line}"
             try:
-                row = json.loads(line)
+                row = json.loads(line.rstrip(" \t\r\n"))  # the end of the line would be another line's first column
             except json.JSONDecodeError as error:
                 raise ValueError(f"{where} is not JSON: {error.msg} at column {error.colno}") from error
             except (ValueError, RecursionError) as error:  # a number too long, brackets too deep
@@ -126,7 +126,7 @@ def _jsonl_records(path: Path, wanted: tuple[str, ...], place: Place) -> Iterato
                 require_columns(where, list(row), *wanted)
             is_first = False
             address, text, *more = map(row.get, wanted)
-            yield Record(here, address, text, tuple(more))
+            yield Record(here, address, text, tuple(more), not_text(wanted[0], address) or not_text(wanted[1], text))
 
 
 def _parquet_records(path: Path, wanted: tuple[str, ...], place: Place) -> Iterator[Record]:
@@ -139,6 +139,7 @@ def _parquet_records(path: Path, wanted: tuple[str, ...], place: Place) -> Itera
 def _row_groups(path: Path, wanted: tuple[str, ...], place: Place) -> Iterator[Record]:
     with pq.ParquetFile(path, buffer_size=BUFFER_BYTES, pre_buffer=False) as file:
         require_columns(path, file.schema_arrow.names, *wanted)
+        require_text(path, file.schema_arrow, *wanted[:2])
         first, start = _row_group(file, place.at)
         groups = range(first, file.num_row_groups)
         for batch in file.iter_batches(BATCH_ROWS, row_groups=groups, columns=list(wanted), use_threads=False):
@@ -170,6 +171,25 @@ def require_columns(where: object, names: list[str], *wanted: str) -> None:
     for name in wanted:
         if name not in names:
             raise ValueError(f"{where} has no column {name!r}; it has {', '.join(names) or 'none'}")
+
+
+def require_text(path: Path, schema: pa.Schema, *wanted: str) -> None:
+    """Raises: ValueError naming the first wanted column of a Parquet list that holds something else than text."""
+    for name in wanted:
+        if schema.names.count(name) > 1:
+            raise ValueError(f"{path} must have one column {name}, has {schema.names.count(name)}")
+        kind = schema.types[schema.names.index(name)]
+        held = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if held not in (pa.string(), pa.large_string(), pa.string_view()):
+            raise ValueError(f"column {name} of {path} is {kind}, must be text")
+
+
+def not_text(name: str, value: Any) -> str:
+    """What is wrong with a JSON value that stands for text; "" of text, and of null and NaN, which are no value."""
+    if isinstance(value, str) or value is None or value != value:
+        return ""
+    kind = {bool: "a boolean", list: "a list", dict: "an object"}.get(type(value), "a number")
+    return f"{name} is {kind}, must be text"
 
 
 READERS: dict[str, Callable[[Path, tuple[str, ...], Place], Iterator[Record]]] = {

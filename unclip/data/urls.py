@@ -195,7 +195,7 @@ def freeze_pair(record: Record, names: tuple[str, ...], blocked: OptOuts) -> Pai
         if more and len(more) > MAX_CAPTION_CHARS:
             raise ValueError(f"{', '.join(names)} of {len(more)} characters, more than {MAX_CAPTION_CHARS}")
     except ValueError as error:
-        return Pair(address, text, sample_id(address, text), "malformed", str(error))
+        return Pair(address, text, sample_id(address, text), "malformed", record.fault or str(error))
     refused, detail = (blocked.reason(address) if blocked else None) or (None, "")
     return Pair(address, text, sample_id(address, text), refused, detail, more)
 

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import os
 import pickle
@@ -15,10 +16,11 @@ import pytest
 
 from tests.unclip.data import web_server as web
 from tests.unclip.data.data_fixtures import needs_tool
+from unclip.data import fetch
 from unclip.data.config import DownloadConfig, UrlsConfig
-from unclip.data.download import download, refuse
+from unclip.data.download import download, last_answers, refuse
 from unclip.data.fates import status_of
-from unclip.data.fetch import require_distributor, tool_python
+from unclip.data.fetch import Answer, require_distributor, tool_python
 from unclip.data.fetcher import Fetcher, is_public
 from unclip.data.gate import Gate, TooFewSuccesses
 from unclip.data.rows import read_rows
@@ -225,10 +227,48 @@ def test_a_setting_without_effect_is_refused(settings, message):
 
 @needs_tool
 def test_at_the_deadline_the_rest_is_refused(tmp_path, server):
-    config = DownloadConfig(allow_private=True, deadline_s=4, timeout_s=60, min_success_fraction=0, num_processes=1)
+    config = DownloadConfig(allow_private=True, deadline_s=0.5, timeout_s=60, min_success_fraction=0, num_processes=1)
+    before = web.Handler.asked["/drip.jpg"]
     download(freeze(tmp_path, [(f"{server}/drip.jpg", "slow")]), 0, config, tmp_path, lambda *_, **__: None)
     (row,) = read_rows(tmp_path / "rows.parquet")
     assert (row.status, row.detail) == ("unfinished", "download.deadline_s was reached first")
+    assert web.Handler.asked["/drip.jpg"] == before + 1  # the start counts for nothing
+
+
+def slow_tool(path, monkeypatch, words):
+    """A tool that says what requests say at their begin and end, and then nothing more."""
+    path.write_text(f'#!/bin/sh\nprintf "{words}" >> "$(dirname "$3")/marks"\nexec sleep 60\n')
+    path.chmod(0o755)
+    monkeypatch.setenv("UNCLIP_IMG2DATASET", str(path))
+
+
+def test_a_tool_that_does_not_start_refuses_no_row(tmp_path, monkeypatch):
+    slow_tool(tmp_path / "tool", monkeypatch, "")
+    monkeypatch.setattr(fetch, "START_S", 0.5)
+    pairs, config = freeze(tmp_path, [("http://a.example/1", "x")]), replace(CONFIG, stall_s=0.1, deadline_s=0.1)
+    with pytest.raises(RuntimeError, match=r"did not start within 0\.5 s: not one request was made.* \(log: .*log\)"):
+        download(pairs, 0, config, tmp_path, lambda *_, **__: None)
+    assert not (tmp_path / "rows.parquet").exists() and (tmp_path / "work" / "staging").is_dir()
+
+
+@pytest.mark.parametrize("marks, said", [("", None), ("\\n", "stall_s = 0.1"), ("\\n0 HTTP Error 404\\n", None)])
+def test_only_a_request_under_way_can_stall(tmp_path, marks, said, monkeypatch):
+    monkeypatch.setattr(fetch, "POLL_S", 0)
+    (tmp_path / "marks").write_text(marks.replace("\\n", "\n"))
+    told = []
+    watch = fetch.Watch(tmp_path / "marks", 0.1, 60, lambda done, errors: told.append((done, list(errors))))
+    watch()
+    time.sleep(0.15)
+    with pytest.raises(fetch.Overdue, match=said) if said else contextlib.nullcontext():
+        watch()
+    assert told == ([(1, ["HTTP Error 404"])] if "404" in marks else [(0, [])] if marks else [])
+
+
+def test_a_pass_that_does_not_come_to_a_row_leaves_its_answer():
+    late, busy = Answer(error="download.deadline_s was reached first"), Answer(error="HTTP Error 503: Busy")
+    gone, came = Answer(error="HTTP Error 404: Not Found"), Answer(tar=Path("0.tar"))
+    found = last_answers({b"a": busy, b"b": busy, b"c": late}, {b"a": late, b"b": gone, b"c": came, b"d": late})
+    assert found == {b"a": busy, b"b": gone, b"c": came, b"d": late}
 
 
 @pytest.mark.parametrize(

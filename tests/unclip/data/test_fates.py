@@ -1,10 +1,14 @@
 """Facts about what becomes of a row of a URL list, and the advice on it."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from tests.unclip.data import web_server as web
 from unclip.data.advice import ADVICE, advice_on
-from unclip.data.fates import PATTERNS, may_pass, status_of
+from unclip.data.config import DownloadConfig
+from unclip.data.fates import PASSING, PATTERNS, may_pass, status_of
 from unclip.data.urls import REFUSALS
 from unclip.recipe import NEUTRAL_MODULES, code_modules
 
@@ -21,6 +25,19 @@ def test_errors_are_sorted_by_whether_they_may_pass():
 def test_every_status_has_its_own_advice(status):
     assert status == "failed" or advice_on(status) != advice_on("failed")
     assert len(advice_on(status).meaning) <= 40
+
+
+@pytest.mark.parametrize("page", ["download.md", "dumps.md"])
+def test_the_pages_name_what_is_asked_again(page):
+    text = (Path(__file__).parents[3] / "docs" / page).read_text()
+    (named,) = [part for part in re.findall(r"may pass\b([^.]*)\.", text) if "`dns`" in part]
+    assert set(re.findall(r"`(\w+)`", named)) - {"retries"} == {*PASSING, "http_5xx"}
+
+
+def test_the_advice_and_the_page_name_what_ends_a_shard():
+    page = (Path(__file__).parents[3] / "docs" / "download.md").read_text()
+    for name in ("deadline_s", "stall_s"):
+        assert name in ADVICE["unfinished"].meaning and f"`{name}` ({getattr(DownloadConfig(), name):g})" in page
 
 
 def test_other_words_of_advice_fetch_nothing_again():

@@ -1,6 +1,7 @@
 """Facts about a dump of a URL list, fetched from a real server on loopback."""
 
 import io
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 from PIL import Image
 
 from tests.unclip.data.data_fixtures import TinyEncoder, needs_tool
-from tests.unclip.data.dump_fixtures import embedded, quiet, verified
+from tests.unclip.data.dump_fixtures import embedded, put, quiet, rewrite, verified
+from tests.unclip.data.test_download import slow_tool
 from tests.unclip.data.web_server import Handler, serve
 from unclip.data.config import DownloadConfig, UrlsConfig
 from unclip.data.dump import fill_dump, part_paths, rows_path
@@ -54,6 +56,22 @@ def test_every_row_of_the_list_has_its_fate_in_the_dump(fetched):
     found = inspect_dump(folder / "dump")
     assert found["rows"] == 3 and found["refused"] == {"duplicate": 1, "http_404": 1, "not_an_image": 1}
     assert verified(folder / "dump") == []
+
+
+def test_the_dump_says_in_words_why_a_row_is_missing(fetched):
+    rows = [row for part in part_paths(fetched[0] / "dump") for row in pq.read_table(rows_path(part)).to_pylist()]
+    found = [row["detail"] for row in rows if row["status"] != "ok"]
+    assert found[:2] == ["HTTP Error 404: Not Found", "the same URL and caption stand earlier in the list"]
+    assert found[2].endswith(": begins with b'<html><body>no p'") and len(found) == 3
+
+
+def test_a_row_that_is_not_asked_again_in_time_keeps_its_refusal(fetched, tmp_path, monkeypatch):
+    pictures = shutil.copytree(fetched[0] / "dump" / "pictures", tmp_path / "pictures")
+    rewrite(pictures / "000000" / "rows.parquet", status=put(1, "http_503"))
+    before = {path: path.read_bytes() for path in pictures.rglob("*.*")}
+    slow_tool(tmp_path / "tool", monkeypatch, "\\n")
+    fetch_list(fetched[1], replace(HOW, stall_s=0.1, retries=0), pictures, quiet, again=True)
+    assert {path: path.read_bytes() for path in pictures.rglob("*.*")} == before
 
 
 def test_a_second_run_fetches_and_embeds_nothing(fetched, tmp_path):

@@ -51,10 +51,42 @@ def test_a_comma_without_quotes_cuts_no_caption_short(tmp_path):
     assert table["caption"].to_pylist()[1:] == ["a dog, asleep", "a bird"]
 
 
-@pytest.mark.parametrize("value", [float("nan"), None, [], ["a cat"], {"en": "a cat"}])
-def test_what_is_no_text_is_no_caption(tmp_path, value):
-    table = read_shard(write_list(tmp_path / "list.jsonl", [(ROWS[0][0], value), ROWS[1]]), 0)
-    assert table["refused"].to_pylist() == ["malformed", None] and table["detail"][0].as_py() == "no caption"
+NOT_TEXT = [(5, "a number"), (1.5, "a number"), (True, "a boolean"), (["a cat"], "a list"), ({"en": "a"}, "an object")]
+
+
+@pytest.mark.parametrize("column", [0, 1])
+@pytest.mark.parametrize(("value", "kind"), [*NOT_TEXT, (float("nan"), ""), (None, ""), ("", "")])
+def test_what_is_no_text_is_neither_url_nor_caption(tmp_path, column, value, kind):
+    row = tuple(value if place == column else cell for place, cell in enumerate(ROWS[0]))
+    table = read_shard(write_list(tmp_path / "list.jsonl", [ROWS[1], row]), 0)
+    name, missing = ("url", "caption")[column], ("no URL", "no caption")[column]
+    assert table["refused"].to_pylist() == [None, "malformed"]
+    assert table["detail"][1].as_py() == (f"{name} is {kind}, must be text" if kind else missing)
+
+
+@pytest.mark.parametrize("column", ["url", "caption"])
+@pytest.mark.parametrize(
+    ("value", "kind"), [(5, "int64"), ([1, 2], "list<.*: int64>"), (b"a", "binary"), (None, "null")]
+)
+def test_a_parquet_column_that_is_no_text_is_one_error_at_once(tmp_path, column, value, kind):
+    path = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"url": ["http://a.example/"], "caption": ["one"]} | {column: [value]}), path)
+    with pytest.raises(ValueError, match=rf"^column {column} of {path} is {kind}, must be text$"):
+        survey(UrlsConfig(path=str(path)))
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+def test_text_of_every_kind_is_text(tmp_path, kind):
+    cells = {name: pa.array([value]).cast(kind) for name, value in zip(("url", "caption"), ROWS[0], strict=True)}
+    pq.write_table(pa.table(cells), tmp_path / "list.parquet")
+    assert read_shard(UrlsConfig(path=str(tmp_path / "list.parquet")), 0)["refused"].to_pylist() == [None]
+
+
+def test_a_column_that_is_there_twice_is_one_clear_error(tmp_path):
+    cells = [pa.array(["x"])] * 3
+    pq.write_table(pa.Table.from_arrays(cells, names=["url", "caption", "url"]), tmp_path / "list.parquet")
+    with pytest.raises(ValueError, match=r"list.parquet must have one column url, has 2"):
+        survey(UrlsConfig(path=str(tmp_path / "list.parquet")))
 
 
 def test_a_duplicate_is_found_in_a_later_shard(tmp_path):
@@ -195,6 +227,7 @@ def test_a_changed_list_is_read_again(tmp_path):
         ("list.csv", 'url,caption\n"open,x\n', "is not CSV"),
         ("list.jsonl", '{"url": 1}\n{', "list.jsonl:1 has no column 'caption'"),
         ("list.jsonl", '{"url": "a", "caption": "b"}\n{', "list.jsonl:2 is not JSON"),
+        ("list.jsonl", '{"url": "a", "caption": \n', "list.jsonl:1 is not JSON: Expecting value at column 24"),
         ("list.jsonl", "[1]\n", "list.jsonl:1 must be a JSON object"),
         ("list.parquet", "PAR", "is not Parquet"),
     ],
