@@ -13,6 +13,7 @@ from unclip.data.decoding import Decoder
 from unclip.data.listings import FolderListing
 from unclip.data.part_files import embed_shard
 from unclip.data.shards import ShardReader, write_shard
+from unclip.data.source_plan import FolderRow
 from unclip.data.table import read_part
 
 
@@ -95,7 +96,9 @@ def test_processes_write_the_bytes_that_threads_do(tmp_path):
 
 def test_a_picture_refused_leaves_no_trace_of_the_batch_before():
     with Decoder(Crop(px=16), 2, 0) as decoder:
-        listing = FolderListing(path=Path("nowhere"), keys=list("abcdefghi"), entries=[("no.png", "a caption")] * 9)
+        listing = FolderListing(
+            path=Path("nowhere"), keys=list("abcdefghi"), entries=[FolderRow("no.png", "a caption")] * 9
+        )
         decoder._slots[:] = 255
         batches = [(batch.start, batch.pixels.max()) for _, _, batch in decoder.batches([(0, listing)])]
     assert batches == [(0, 0), (2, 0), (4, 0), (6, 0), (8, 0)]
