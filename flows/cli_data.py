@@ -102,6 +102,8 @@ def _print_made(manifest: dict[str, Any], target: Path, as_json: bool) -> None:
         return
     lost = f"; {lost_rows(manifest['refused'])}: see {target}/parts" if manifest["refused"] else ""
     done = f"{manifest['embedded_shards']} of {manifest['shards']} parts embedded now"
+    if manifest["dropped_shards"]:
+        done += f", {manifest['dropped_shards']} dropped that SOURCE no longer has"
     print(f"{manifest['rows']} rows in {target}, {done}{lost}")
     print(index_line(manifest["index"]))
     if manifest["other_versions"]:

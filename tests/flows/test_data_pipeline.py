@@ -89,7 +89,7 @@ def test_a_pipeline_without_a_stack_has_every_other_stage(tmp_path):
             ("decoder={train: {num_steps: 1, batch_size: 1, learning_rate: 1}}",),
             "data.prior_ar is required with d",
         ),
-        (("assemble={prior_steps: 2}",), "data.assemble has no effect without prior_diffusion, prior_ar, decoder"),
+        (("assemble={prior_steps: 2}",), "assemble has no effect without prior_diffusion, prior_ar, decoder"),
     ],
 )
 def test_half_a_stack_is_refused(settings, message):

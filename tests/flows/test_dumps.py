@@ -47,6 +47,12 @@ def test_figures_and_verdict_fit_a_terminal(shared, dump):
     assert done.stdout == "360 rows in 2 parts, 8 embedded again: all as they must be\n"
 
 
+def test_parts_that_go_are_told(shared, dump, tmp_path):
+    first = dump.parent / "tars0" / "00000.tar"
+    done = shared("embed", first, "--out", shutil.copytree(dump, tmp_path / "dump"), "--clip", "shrunken")
+    assert done.stdout.splitlines()[0].endswith("0 of 1 parts embedded now, 1 dropped that SOURCE no longer has")
+
+
 def test_another_index_is_asked_for_on_the_command_line(shared, dump, tmp_path):
     embed = (
         "embed",

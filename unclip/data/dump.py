@@ -90,7 +90,8 @@ def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None
     progress(1, 1)
     manifest = read_record(out / "manifest.json")
     line = versions_line(manifest["versions"], versions_now(engine.facts))
-    return manifest | {"embedded_shards": len(missing), "shards": len(plan.recipes), "other_versions": line}
+    done = {"embedded_shards": len(missing), "dropped_shards": len(surplus), "shards": len(plan.recipes)}
+    return manifest | done | {"other_versions": line}
 
 
 def clear_aside(parts: Path) -> None:

@@ -191,7 +191,8 @@ def test_a_part_after_the_last_tar_goes_whatever_is_missing_before_it(tmp_path, 
             path.unlink()
     shutil.rmtree(tmp_path / "s1")
     clip, source = tmp_path / "clip", ShardsConfig(pattern=str(tmp_path / "s*" / "shard.tar"))
-    assert embed_dump(source, tmp_path / "dump", TinyEncoder(), clip, 4, quiet)["rows"] == 16
+    made = embed_dump(source, tmp_path / "dump", TinyEncoder(), clip, 4, quiet)
+    assert (made["rows"], made["dropped_shards"]) == (16, 1)
     assert not list(parts.glob("000002*")) and verified(tmp_path / "dump") == []
 
 
