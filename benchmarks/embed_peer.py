@@ -77,7 +77,8 @@ def arguments() -> argparse.Namespace:
 def ours(aside: Path, number: int, options: argparse.Namespace) -> list[str]:
     """Our command."""
     pattern, weights = str(aside / "tars" / "*.tar"), f"ViT-B-32:{aside / 'weights.safetensors'}"
-    settings = ["--batch-size", str(options.batch_size), "--precision", options.precision, "--device", "cpu"]
+    sets = (f"embed.batch_size={options.batch_size}", f"embed.precision={options.precision}")
+    settings = ["--device", "cpu", *(word for text in sets for word in ("--set", text))]
     return [
         sys.executable,
         "-c",

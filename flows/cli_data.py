@@ -14,11 +14,13 @@ from flows.terminal import err
 from unclip.data.funnel import lost_rows
 
 if TYPE_CHECKING:
-    from flows.config import Runner
-    from unclip.data.config import EmbedConfig
+    from flows.embed_settings import Asked
     from unclip.data.dump_engine import Engine
 
-SET_HELP = "index.FIELD=value; of a URL list urls.FIELD, download.FIELD as well; may be given again"
+SET_HELP = (
+    "embed.FIELD, index.FIELD, runner.FIELD=value; of a folder folder.FIELD, of a URL list urls.FIELD, download.FIELD; "
+    "may be given again"
+)
 CLIP_HELP = "MODEL:WEIGHTS, hf-hub:ORG/NAME, local-dir:FOLDER, a folder with clip.json, or a pipeline"
 Clip = typer.Option("--clip", help=CLIP_HELP)
 
@@ -33,16 +35,7 @@ def embed(
     ],
     target: Annotated[Path, typer.Option("--out", help="The dump: made, or gone on with", show_default=False)],
     clip: Annotated[str, Clip],
-    captions: Annotated[str | None, typer.Option(help="CSV: file,caption [default: SOURCE/captions.csv]")] = None,
-    batch_size: Annotated[int, typer.Option(min=1)] = 256,
-    precision: Annotated[str, typer.Option(help="fp32, or bf16: autocast")] = "fp32",
     device: Annotated[str | None, typer.Option(help="cpu, cuda:0,cuda:1, ... [default: the first GPU, or cpu]")] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that decode; 0: threads [default: one a core from five cores]")
-    ] = None,
-    runner: Annotated[
-        str | None, typer.Option(help="dask:2, ray:2: workers here; dask:ADDRESS, ray:ADDRESS: a cluster that runs")
-    ] = None,
     overrides: Annotated[list[str], typer.Option("--set", help=SET_HELP, show_default=False)] = [],  # noqa: B006
     retry: Annotated[
         bool, typer.Option("--retry", help="Ask again for rows of a list that may pass with time")
@@ -52,30 +45,25 @@ def embed(
 ) -> None:
     """Embed images and captions to Parquet and FAISS. Example: unclip embed photos --out dump --clip shapes"""
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # before torch: its idle threads leave the cores to decoding
-    from flows.embed_settings import embed_config, settings_of
-    from flows.embedding import runner_of
-    from tasks.dump import default_workers, dump_source
+    from flows.embed_settings import asked_for
     from unclip.data.dump import fill_dump
     from unclip.data.fetched import FetchedConfig, fetch_list
 
-    cluster = runner_of(runner, device, workers) if runner else None
-    if cluster:
-        source, target, store, workers = os.path.abspath(source), target.absolute(), store.absolute(), 0
-    config = embed_config(batch_size, precision, default_workers() if workers is None else workers)
-    there, how, index = settings_of(dump_source(source, captions), target, overrides, retry)
-    with _engine(clip, config, device, cluster, store, target) as (engine, folder), _bars() as bar:
+    asked = asked_for(source, target, overrides, retry)
+    out = target.absolute()  # as workers elsewhere need it
+    with _engine(clip, asked, device, store.absolute(), out) as (engine, folder), _bars() as bar:
 
         def fetch() -> None:
-            assert isinstance(there, FetchedConfig)
-            fetch_list(there.urls, how, there.folder, bar("fetch"), again=retry)
+            assert isinstance(asked.source, FetchedConfig)
+            fetch_list(asked.source.urls, asked.download, asked.source.folder, bar("fetch"), again=retry)
 
-        manifest = fill_dump(there, target, engine, folder, bar("embed"), fetch, index)
+        manifest = fill_dump(asked.source, out, engine, folder, bar("embed"), fetch, asked.index)
     _print_made(manifest, target, as_json)
 
 
 @contextmanager
 def _engine(
-    clip: str, config: "EmbedConfig", device: str | None, cluster: "Runner | None", store: Path, target: Path
+    clip: str, asked: "Asked", device: str | None, store: Path, target: Path
 ) -> Iterator[tuple["Engine", Path]]:
     """What embeds, here or on a cluster, and the folder of its CLIP."""
     from tempfile import TemporaryDirectory
@@ -84,13 +72,15 @@ def _engine(
     from tasks.dump import clip_folder, engine_of, known_devices
     from unclip.store import Store
 
-    if cluster:  # its workers read the CLIP in the store
-        store.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=store if cluster else None) as aside:
+    devices = device.split(",") if device else known_devices()[:1]
+    if asked.is_spread:
+        if len(devices) > 1:
+            raise ValueError(f"--device must be one with runner.kind={asked.runner.kind}, got '{device}'")
+        store.mkdir(parents=True, exist_ok=True)  # workers read the CLIP there
+    with TemporaryDirectory(dir=store if asked.is_spread else None) as aside:
         folder = clip_folder(clip, Store(store), Path(aside), target).absolute()
-        devices = device.split(",") if device else known_devices()[:1]
-        engine = engine_of(folder, config, devices, cluster.num_workers if cluster else None)
-        yield on_cluster(engine, cluster, store) if cluster else engine, folder
+        engine = engine_of(folder, asked.embed, devices, asked.runner.num_workers)
+        yield on_cluster(engine, asked.runner, store) if asked.is_spread else engine, folder
 
 
 def _print_made(manifest: dict[str, Any], target: Path, as_json: bool) -> None:

@@ -237,7 +237,7 @@ def _explained(error: Any, values: Values, name: str, model: type[BaseModel]) ->
 
 def _line(values: Values, where: Where, name: str, message: str, joint: str = "") -> str:
     place, path = values.place(where), ".".join(map(str, where))
-    named = [place] if place == f"--set {path}" else [place, ".".join([name, *map(str, where)])]
+    named = [place] if place.startswith(f"--set {path}") else [place, ".".join([name, *map(str, where)])]
     return f"{' '.join(named)}{joint} {message}".strip()
 
 

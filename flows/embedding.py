@@ -11,8 +11,6 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from flows.config import Runner
 from flows.interrupt import on_interrupt
 from flows.terminal import err
@@ -20,7 +18,6 @@ from unclip.data.dump_engine import Engine, Job, Progress, embed_jobs
 from unclip.data.embed import Encoder
 from unclip.prefect_server import apply_environment, start_server
 
-CLUSTERS = ("dask", "ray")
 INTERRUPTED = "interrupted: the parts that are written stay; run again"
 
 
@@ -78,20 +75,3 @@ class ClusterEngine(Engine):
 def on_cluster(engine: Engine, runner: Runner, store: Path) -> ClusterEngine:
     """The engine, with its work done by a cluster."""
     return ClusterEngine(engine.facts, engine.openers, engine.batch_size, runner=runner, store=store)
-
-
-def runner_of(text: str, device: str | None, workers: int | None) -> Runner:
-    """The cluster that `--runner` names: `KIND:N` for one of N workers here, `KIND:ADDRESS` for one that runs.
-
-    Raises: ValueError for another kind, one that is not installed, or options of one process beside it.
-    """
-    if workers or "," in (device or ""):
-        raise ValueError("--runner takes one --device and --workers 0: its workers start no others")
-    kind, _, where = text.partition(":")
-    if kind not in CLUSTERS or not where:
-        raise ValueError(f"--runner must be dask:N, ray:N or dask:ADDRESS, ray:ADDRESS; got '{text}'")
-    try:
-        values: dict[str, Any] = {"num_workers": int(where)} if where.isdecimal() else {"address": where}
-        return Runner.model_validate({"kind": kind, **values})
-    except ValidationError as error:
-        raise ValueError(f"--runner {text}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None

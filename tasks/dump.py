@@ -123,28 +123,18 @@ def default_workers() -> int:
     return 0 if cores <= FEW_CORES else cores
 
 
-def dump_source(source: str, captions: str | None) -> FolderConfig | ShardsConfig | UrlsConfig:
-    """The source that a command line names: a folder with its captions, tars, or a URL list.
+def dump_source(source: str) -> FolderConfig | ShardsConfig | UrlsConfig:
+    """The source that a command line names: a folder with captions.csv, tars, or a URL list.
 
-    Raises:
-        ValueError: none of them, no captions, or --captions beside a source that holds its captions.
+    Raises: ValueError for none of them.
     """
     path = Path(source)
     if path.suffix.lower() in LISTS:
-        if captions is not None:
-            raise ValueError("--captions has no effect on a URL list: it holds its captions")
         return UrlsConfig(path=source)
     if source.endswith(".tar"):
-        if captions is not None:
-            raise ValueError("--captions has no effect on tars: they hold their captions")
         return ShardsConfig(pattern=source)
-    listed = Path(captions or path / "captions.csv")
-    if captions is None and not listed.is_file() and next(path.glob("*.tar"), None):
-        raise ValueError(f"SOURCE {source} is a folder of tars: give '{path}/*.tar', in quotes")
     if not path.is_dir():
         raise ValueError(
             f"SOURCE must be a folder of images, a URL list or tars such as 'data/{{000..099}}.tar', got '{source}'"
         )
-    if not listed.is_file():
-        raise ValueError(f"--captions must be a CSV file with columns file and caption: there is no file {listed}")
-    return FolderConfig(folder=source, captions=str(listed))
+    return FolderConfig(folder=source, captions=str(path / "captions.csv"))

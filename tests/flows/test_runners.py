@@ -95,7 +95,7 @@ def tars(embedded, shared, tmp_path_factory):
 
 @pytest.mark.parametrize("kind", ["dask", "ray"])
 def test_two_workers_make_the_dump_of_one_process(shared, tars, tmp_path, kind):
-    options = ("--out", tmp_path / "dump", "--clip", "shrunken", "--runner", f"{kind}:2")
+    options = ("--out", tmp_path / "dump", "--clip", "shrunken", "--set", f"runner={{kind: {kind}, num_workers: 2}}")
     process = shared.start("embed", f"{tars}/*.tar", *options)
     await_middle(process, tmp_path / "dump", lambda dump: len(list(dump.glob("parts/*.json"))) > 2)
     os.kill(workers(shared, kind)[0], signal.SIGKILL)
@@ -112,16 +112,3 @@ def test_workers_that_do_not_start_are_said_with_the_limit():
     limit = dask.config.set({"distributed.comm.timeouts.connect": "1us"})
     with limit, Workers(Runner(kind="dask", num_workers=2)) as workers, pytest.raises(RuntimeError, match=said):
         workers.task_runner()
-
-
-@pytest.mark.parametrize(
-    ("option", "said"),
-    [
-        ("threads:2", "--runner must be dask:N, ray:N or dask:ADDRESS, ray:ADDRESS; got 'threads:2'"),
-        ("dask", "got 'dask'"),
-        ("ray:0", "--runner ray:0: runner.num_workers must be >= 1, got 0"),
-    ],
-)
-def test_a_runner_that_is_none_is_refused(unclip, tmp_path, option, said):
-    done = unclip("embed", tmp_path, "--out", tmp_path / "dump", "--clip", "x", "--runner", option)
-    assert done.returncode == 2 and said in " ".join(done.stderr.split())

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from unclip.data.dump import rows_path
 from unclip.data.more_columns import ENCODER, read_more
-from unclip.data.rows import MORE
+from unclip.data.rows import MORE, Row
 
 TYPES = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "text": pa.string()}
 BATCH_ROWS = 8_192  # in memory at a time
@@ -69,11 +69,7 @@ def further_rows(parts: Sequence[Path]) -> Iterator[Further]:
                     yield from (read_more(text) for text in batch[MORE.name].to_pylist())
 
 
-def further_columns(part: Path, keys: Sequence[str], fields: dict[str, Field]) -> dict[str, pa.Array]:
-    """The further columns for some rows of a part."""
-    said: dict[str, str | None] = {}
-    if MORE.name in pq.read_schema(rows_path(part)).names:
-        table = pq.read_table(rows_path(part), columns=["key", MORE.name])
-        said = dict(zip(table["key"].to_pylist(), table[MORE.name].to_pylist(), strict=True))
-    rows = [read_more(said.get(key)) for key in keys]
-    return {name: field.column([row.get(name) for row in rows]) for name, field in fields.items()}
+def further_columns(rows: Sequence[Row | None], fields: dict[str, Field]) -> dict[str, pa.Array]:
+    """The further columns for some rows; null where a row is not known."""
+    said = [read_more(row.more) if row else {} for row in rows]
+    return {name: field.column([more.get(name) for more in said]) for name, field in fields.items()}

@@ -23,13 +23,16 @@ ROW_DIGITS = 5  # of a key: the row's place in its shard
 
 
 class DumpPictures:
-    """The pictures of a dump's source, as they were embedded; `source` is where it lies now, if it was moved."""
+    """The pictures of a dump's source, as they were embedded; `source` is where it lies now, if it was moved.
 
-    def __init__(self, dump: Path, source: Path | None = None) -> None:
+    movable: the kinds of source for which that is asked.
+    """
+
+    def __init__(self, dump: Path, source: Path | None = None, movable: Sequence[str] = ("shards", "folder")) -> None:
         """Raises: ValueError when the folder is no dump, or `source` has no effect on it."""
         self._parts, self._source = part_paths(dump), source
-        if source is not None and not any(source_kind(part) in ("shards", "folder") for part in self._parts):
-            raise ValueError("--source has no effect: dumps of URL lists hold their pictures, imports name their files")
+        if source is not None and not any(source_kind(part_record(part)) in movable for part in self._parts):
+            raise ValueError(f"--source has no effect here on {dump}: it was not made from {' or '.join(movable)}")
         self._tars: dict[str, Path] = {}  # by digest, of those looked at so far
         self._unseen: dict[Path, list[Path]] = {}  # tars of a folder that were not looked at yet
         self._members = lru_cache(OPEN_TARS)(tar_pictures)
@@ -48,15 +51,15 @@ class DumpPictures:
 
     def tar_of(self, part: Path) -> Path | None:
         """The tar that a part was made from; None when it was made from files. Raises: ValueError when it is gone."""
-        if source_kind(part) != "shards":
+        record = part_record(part)
+        if source_kind(record) != "shards":
             return None
-        record = read_record(part.with_suffix(".json"), "recipe")
         return self._tar(self._source or folder_of(record), record["recipe"]["tar"])
 
     def _find(self, part: Path, url: str, key: str) -> tuple[bytes | None, str]:
         """The bytes of a row's picture as they are now, None if there are none, and what they are."""
-        record = read_record(part.with_suffix(".json"), "recipe")
-        kind = record["recipe"]["source"]
+        record = part_record(part)
+        kind = source_kind(record)
         if kind == "shards":
             tar = self._tar(self._source or folder_of(record), record["recipe"]["tar"])
             members, place = self._members(tar), int(key[-ROW_DIGITS:])
@@ -101,9 +104,14 @@ class ShardPictures:
         return reader.image_bytes(reader.keys.index(key))
 
 
-def source_kind(part: Path) -> str:
-    """What a part was made from: "shards", "folder", "urls", "imported"."""
-    return str(read_record(part.with_suffix(".json"), "recipe")["recipe"]["source"])
+def part_record(part: Path) -> dict[str, Any]:
+    """What stands in the record beside a part. Raises: ValueError when it is damaged."""
+    return read_record(part.with_suffix(".json"), "recipe")
+
+
+def source_kind(record: dict[str, Any]) -> str:
+    """What a part was made from, out of its record: "shards", "folder", "urls", "imported"."""
+    return str(record["recipe"]["source"])
 
 
 def folder_of(record: dict[str, Any]) -> Path:

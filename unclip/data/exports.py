@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 
 from unclip.data.dump import part_paths, rows_path
 from unclip.data.dump_further import Field, further_columns, further_fields
-from unclip.data.dump_pictures import ROW_DIGITS, DumpPictures, folder_of, source_kind
-from unclip.data.dump_records import read_record
+from unclip.data.dump_pictures import ROW_DIGITS, DumpPictures, folder_of, part_record, source_kind
+from unclip.data.rows import read_rows
 from unclip.data.shards import tar_groups
 from unclip.data.table import AGREEING, TableInfo, check_agree, matrix, unit
 
@@ -99,22 +99,20 @@ def metadata_of(part: Path, table: pa.Table, fields: dict[str, Field]) -> pa.Tab
 
     Then the source's further columns, with `source_` before the name of one that is taken.
     """
-    record = read_record(part.with_suffix(".json"), "recipe")
-    fates = pq.read_table(rows_path(part), columns=["key", "url", "width", "height"])
-    keys = table["key"].to_pylist()
-    said = {row["key"]: row for row in fates.to_pylist()}
-    rows = [said.get(key, {}) for key in keys]
-    names = [row.get("url") or key for row, key in zip(rows, keys, strict=True)]
-    folder = folder_of(record) if source_kind(part) == "folder" else None
+    record, keys = part_record(part), table["key"].to_pylist()
+    said = {row.key: row for row in read_rows(rows_path(part))}
+    rows = [said.get(key) for key in keys]
+    names = [row.url or key if row else key for row, key in zip(rows, keys, strict=True)]
+    folder = folder_of(record) if source_kind(record) == "folder" else None
     paths = pa.array([str(folder / name) if folder else name for name in names], pa.string())
     addresses = pa.array([name if "://" in name else None for name in names], pa.string())
     kept = {name: table[name] for name in KEPT if name in table.column_names}
     if "image_sha256" in table.column_names:
         digests = [digest.hex() for digest in table["image_sha256"].to_pylist()]
         kept["image_sha256"] = pa.array(digests, pa.string())
-    sides = {side: pa.array([row.get(side) for row in rows], pa.int32()) for side in ("width", "height")}
+    sides = {side: pa.array([getattr(row, side, None) for row in rows], pa.int32()) for side in ("width", "height")}
     columns = {"image_path": paths, "caption": table["caption"], "url": addresses, **sides, **kept}
-    for name, column in further_columns(part, keys, fields).items():
+    for name, column in further_columns(rows, fields).items():
         while name in columns:
             name = f"source_{name}"
         columns[name] = column
@@ -139,9 +137,7 @@ def write_dense(
     Of tars, N is the number that is a tar's name and i what its keys have after it; of a folder, N is the shard of our
     keys and i the row of the list within it.
     """
-    pictures = DumpPictures(dump, source)
-    if source is not None and not any(source_kind(part) == "shards" for part in parts):
-        raise ValueError("--source has no effect on a dump that was not made from tars: their keys alone are read")
+    pictures = DumpPictures(dump, source, movable=("shards",))  # of others no file is read
     found = [places_of(part, pictures) for part in parts]
     if len({int(places.shard) for places in found}) < len(found):
         raise ValueError("two tars have the same number: a dense layout has one array for each number")

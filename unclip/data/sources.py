@@ -165,10 +165,12 @@ def foreign_sample(source_id: str, files: Mapping[str, bytes]) -> Found:
     """
     meta, source_id = read_meta(files.get("json", b"{}")), writable(source_id)
     told = meta.get("caption")
-    text = files["txt"].decode("utf-8", "replace") if "txt" in files else told if isinstance(told, str) else ""
+    text = told if isinstance(told, str) else ""
     data: bytes | str = next((files[ext] for ext in FOREIGN_EXTENSIONS if ext in files), "no_image")
-    if not is_utf8(files.get("txt", b"")):
-        data = "caption_not_utf8"
+    try:
+        text = files["txt"].decode() if "txt" in files else text
+    except UnicodeDecodeError:
+        text, data = files["txt"].decode("utf-8", "replace"), "caption_not_utf8"
     url = meta.get("url") if isinstance(meta.get("url"), str) else None
     identity = meta.pop("sample_id", None)
     if meta.get("split", SPLITS[0]) not in SPLITS:
@@ -191,15 +193,6 @@ def read_meta(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return meta if isinstance(meta, dict) else {}
-
-
-def is_utf8(data: bytes) -> bool:
-    """Whether bytes are text in UTF-8."""
-    try:
-        data.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def writable(text: str) -> str:

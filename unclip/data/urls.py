@@ -185,9 +185,9 @@ def freeze_pair(record: Record, names: tuple[str, ...], blocked: OptOuts) -> Pai
     address, text = _clean(record.url), _clean(record.caption)
     more = more_json(names, record.more) if names else None
     try:
-        address = normalise_url(address)
         if record.fault:
             raise ValueError(record.fault)
+        address = normalise_url(address)
         if not text:
             raise ValueError("no caption")
         if len(text) > MAX_CAPTION_CHARS:
@@ -195,7 +195,7 @@ def freeze_pair(record: Record, names: tuple[str, ...], blocked: OptOuts) -> Pai
         if more and len(more) > MAX_CAPTION_CHARS:
             raise ValueError(f"{', '.join(names)} of {len(more)} characters, more than {MAX_CAPTION_CHARS}")
     except ValueError as error:
-        return Pair(address, text, sample_id(address, text), "malformed", record.fault or str(error))
+        return Pair(address, text, sample_id(address, text), "malformed", str(error))
     refused, detail = (blocked.reason(address) if blocked else None) or (None, "")
     return Pair(address, text, sample_id(address, text), refused, detail, more)
 
