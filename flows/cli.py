@@ -71,7 +71,7 @@ def show_plan(
     store: StoreDir = STORE,
     file: File = FILE,
     as_json: Json = False,
-    costs: Annotated[bool | None, typer.Option(help="Sizes, FLOPs, GPU hours [default: of large networks]")] = None,
+    costs: Annotated[bool | None, typer.Option(help="Sizes, FLOPs, GPU hours; if left out, of large networks")] = None,
 ) -> None:
     """What a run would make and why, and what it would find. Example: unclip plan shapes --set pca.num_buckets=512"""
     from dataclasses import asdict

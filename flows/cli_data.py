@@ -35,7 +35,9 @@ def embed(
     ],
     target: Annotated[Path, typer.Option("--out", help="The dump: made, or gone on with", show_default=False)],
     clip: Annotated[str, Clip],
-    device: Annotated[str | None, typer.Option(help="cpu, cuda:0,cuda:1, ... [default: the first GPU, or cpu]")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda:0,cuda:1, ...; if left out, the first GPU or else cpu")
+    ] = None,
     overrides: Annotated[list[str], typer.Option("--set", help=SET_HELP, show_default=False)] = [],  # noqa: B006
     retry: Annotated[
         bool, typer.Option("--retry", help="Ask again for rows of a list that may pass with time")

@@ -10,7 +10,7 @@ import typer
 from flows.cli import FILE, STORE, File, Json, Name, Sets, StoreDir, app
 from flows.terminal import out
 
-Status = typer.Option("--status", help="Which refusals, by commas [default: all that may pass]", show_default=False)
+Status = typer.Option("--status", help="Which refusals, by commas; if left out, all that may pass", show_default=False)
 With = typer.Option("--with", help="A setting of download for these rows, such as timeout_s=60", show_default=False)
 
 

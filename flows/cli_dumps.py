@@ -24,7 +24,7 @@ def search(
     image: Annotated[Path | None, typer.Option(help="A picture to look for instead", show_default=False)] = None,
     num: Annotated[int, typer.Option("-k", help="How many")] = 10,
     sheet: Annotated[Path | None, typer.Option(help="A PNG of what was found", show_default=False)] = None,
-    clip: Annotated[Path | None, typer.Option(help="Another CLIP's folder [default: the dump's]")] = None,
+    clip: Annotated[Path | None, typer.Option(help="Another CLIP's folder; if left out, the dump's")] = None,
     store: StoreDir = STORE,
     as_json: Json = False,
 ) -> None:

@@ -14,11 +14,11 @@ from flows.terminal import err
 
 Option = typer.Option
 Picture = Annotated[Path, typer.Argument(help="A picture: PNG, JPEG, WebP", show_default=False)]
-Pipeline = Annotated[str | None, Option(help="Whose newest stack [default: of any]", show_default=False)]
+Pipeline = Annotated[str | None, Option(help="Whose newest stack; if left out, of any", show_default=False)]
 Seed = Annotated[int, Option(help="The same seed and settings give the same pixels")]
 PRIOR_HELP = "prior_diffusion, prior_ar, prior_linear; or text_embedding, for none"
 Steps = Annotated[int, Option(help="DDIM steps from picture to latent, and back", min=1)]
-Out = Annotated[Path | None, Option(help="The PNG to write [default: after the picture]", show_default=False)]
+Out = Annotated[Path | None, Option(help="The PNG to write; if left out, named after the picture", show_default=False)]
 
 
 @app.command(rich_help_panel="Pictures")

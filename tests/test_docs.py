@@ -36,6 +36,13 @@ def options():
     return {name: {text for one in command.params for text in one.opts} for name, command in commands.items()}
 
 
+def test_no_help_says_in_square_brackets_what_the_terminal_would_swallow():
+    load_verbs()
+    commands = get_command(app).commands.values()
+    helps = [getattr(one, "help", None) or "" for command in commands for one in (command, *command.params)]
+    assert len(helps) > 50 and not [text for text in helps if re.search(r"\[[a-z/]", text)]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_option_in_a_command_of_the_pages_is_that_verbs(page):
     known = options()

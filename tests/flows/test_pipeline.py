@@ -278,20 +278,6 @@ def test_gc_lists_what_no_run_refers_to(store, shared):
     assert not (store.root / "partial" / "left").exists() and artifact(store, "assemble")
 
 
-def test_shards_of_the_store_become_a_dump_that_can_be_searched(store, shared, tmp_path):
-    tars = tmp_path / "tars"
-    tars.mkdir()
-    for number, source in enumerate(a for a in store.artifacts() if a.kind == "source"):
-        (tars / f"{number}.tar").symlink_to(source.path / "shard.tar")
-    dump = tmp_path / "dump"
-    made = json.loads(shared("embed", tars / "*.tar", "--out", dump, "--clip", "shrunken", "--json").stdout)
-    assert (made["rows"], made["embedded_shards"]) == (360, 2)
-    again = json.loads(shared("embed", tars / "*.tar", "--out", dump, "--clip", "shrunken", "--json").stdout)
-    assert again["embedded_shards"] == 0
-    assert len(json.loads(shared("search", dump, "a red circle", "-k", 3, "--json").stdout)) == 3
-    assert json.loads(shared("inspect", dump, "--json").stdout)["problems"] == []
-
-
 def test_a_head_is_fitted_to_ratings_of_a_dump(shared, ran, store, tmp_path):
     tar = artifact(store, "source").path / "shard.tar"
     assert shared("embed", tar, "--out", tmp_path / "dump", "--clip", "shrunken").returncode == 0

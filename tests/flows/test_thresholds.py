@@ -37,7 +37,7 @@ def test_another_field_of_the_source_is_another_score(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("select.min_aesthetic=5", "select needs the section aesthetic"),
+        ("select.min_aesthetic=5", "--set select.min_aesthetic needs the section aesthetic"),
         ("aesthetic={head: /nowhere}", "aesthetic.head must be a folder with head.json and head.safetensors"),
         ("select={evaluation: /nowhere, max_leak_cosine: 0.9}", "select.evaluation must be a folder with"),
     ],

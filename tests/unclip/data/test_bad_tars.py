@@ -112,13 +112,18 @@ def test_tars_without_samples_are_parts_without_rows(tmp_path):
     assert tar_fates(tmp_path, []) == [] and len(part_paths(tmp_path / "dump")) == 3
 
 
+def three_samples(folder):
+    """A tar of three samples, and its bytes."""
+    path = Path(folder) / "a.tar"
+    write_shard(path, [sample(i) for i in range(3)])
+    return path, path.read_bytes()
+
+
 @slow
 @given(st.data())
 def test_a_tar_cut_anywhere_is_whole_or_refused_by_name(data):
     with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "a.tar"
-        write_shard(path, [sample(i) for i in range(3)])
-        whole = path.read_bytes()
+        path, whole = three_samples(name)
         path.write_bytes(whole[: data.draw(st.integers(0, len(whole) - 1))])
         try:
             dump = embedded(ShardsConfig(pattern=str(path)), Path(name) / "dump")
@@ -132,9 +137,8 @@ def test_a_tar_cut_anywhere_is_whole_or_refused_by_name(data):
 @given(st.data())
 def test_a_tar_with_any_bytes_damaged_loses_no_row_in_silence(data):
     with tempfile.TemporaryDirectory() as name:
-        path = Path(name) / "a.tar"
-        write_shard(path, [sample(i) for i in range(3)])
-        damaged = bytearray(path.read_bytes())
+        path, whole = three_samples(name)
+        damaged = bytearray(whole)
         for place in data.draw(st.lists(st.integers(0, len(damaged) - 1), min_size=1, max_size=3)):
             damaged[place] = data.draw(st.integers(0, 255))
         path.write_bytes(damaged)
