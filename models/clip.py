@@ -3,14 +3,18 @@
 B batch, H, W sides in pixels, P the model's image side, L context, D embedding dimension.
 """
 
-from collections.abc import Sequence
+import json
+import tempfile
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from open_clip.coca_model import CoCa
+from open_clip.hf_model import HFTextEncoder
 from open_clip.loss import ClipLoss
 from open_clip.model import CLIP, CustomTextCLIP
 from open_clip.transformer import TextTransformer, text_global_pool
@@ -23,7 +27,6 @@ from models.tokenizer import Tokenizer
 
 MAX_LOGIT_SCALE = 4.6052  # log 100: Radford et al. 2021, §2.5
 CUT = 8  # texts are cut to multiples of so many tokens
-DEFAULT_VOCABULARY = 49_408  # of open_clip's text towers
 
 
 class Clip(nn.Module):
@@ -36,7 +39,7 @@ class Clip(nn.Module):
         super().__init__()
         self.spec = spec
         self.tokenizer = tokenizer_of(spec, tokenizer_json)
-        self.network = build_network(spec.model_cfg)
+        self.network = build_network(spec)
         self.register_buffer("pixel_mean", torch.tensor(spec.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("pixel_std", torch.tensor(spec.std).view(1, 3, 1, 1), persistent=False)
 
@@ -68,14 +71,17 @@ class Clip(nn.Module):
     def encode_short_text(self, tokens: Tensor) -> Tensor:
         """As `encode_text`, without computing the padding that follows every caption of the batch.
 
-        No caption sees what comes after it in a tower that reads from left to right; any other reads all.
+        No caption sees what comes after it in a tower that reads from left to right, nor padding in one of
+        transformers; any other reads all.
         """
         padding = self.spec.tokenizer.pad_id if self.spec.tokenizer else None
-        if not reads_forward(self.network, padding):
+        is_masked = masks_padding(self.network, padding or 0)
+        if not (is_masked or reads_forward(self.network, padding)):
             return self.encode_text(tokens)
         used = (tokens != (padding or 0)).any(0).nonzero()
         length = int(used[-1]) + 1 if len(used) else 1
-        return encode_cut_text(self.network, tokens[:, : -(-length // CUT) * CUT]).float()
+        cut = tokens[:, : -(-length // CUT) * CUT]
+        return self.encode_text(cut) if is_masked else encode_cut_text(self.network, cut).float()
 
     def forward(self, images: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Unit image and text embeddings, (B, D) each."""
@@ -115,22 +121,41 @@ def tokenizer_of(spec: ClipSpec, tokenizer_json: str) -> Tokenizer | FileTokeniz
     """What makes token ids for a CLIP."""
     if spec.tokenizer is None:
         return Tokenizer(spec.vocabulary, spec.context)
-    return FileTokenizer(spec.tokenizer, tokenizer_json, spec.context, tower_vocabulary(spec.model_cfg))
+    return FileTokenizer(spec.tokenizer, tokenizer_json, spec.context, spec.tower_vocabulary)
 
 
-def tower_vocabulary(model_cfg: dict[str, Any]) -> int:
-    """How many token ids a text tower knows."""
-    return int(model_cfg["text_cfg"].get("vocab_size", DEFAULT_VOCABULARY))
+def build_network(spec: ClipSpec) -> nn.Module:
+    """open_clip's network of a specification, with random weights.
 
-
-def build_network(model_cfg: dict[str, Any]) -> nn.Module:
-    """open_clip's network of a model configuration, with random weights."""
-    cfg = {name: value for name, value in model_cfg.items() if name != "custom_text"}
+    Raises: ValueError for a text tower of transformers whose configuration is not known.
+    """
+    cfg = {name: value for name, value in spec.model_cfg.items() if name != "custom_text"}
     if "timm_model_name" in cfg["vision_cfg"]:  # else its own weights would be fetched, to be replaced
         cfg["vision_cfg"] = {**cfg["vision_cfg"], "timm_model_pretrained": False}
+    make: Callable[..., Any] = CLIP
     if "multimodal_cfg" in cfg:
-        return CoCa(**cfg)
-    return (CustomTextCLIP if model_cfg.get("custom_text") else CLIP)(**cfg)
+        make = CoCa
+    elif spec.model_cfg.get("custom_text") or spec.tower_name:
+        make = CustomTextCLIP
+    if not spec.tower_name:
+        network: nn.Module = make(**cfg)
+        return network
+    if spec.tower is None:
+        raise ValueError(f"clip: nothing is known of {spec.tower_name}, the text tower of {spec.name!r}, but its name")
+    with tempfile.TemporaryDirectory() as folder:  # where open_clip asks the hub
+        Path(folder, "config.json").write_text(json.dumps(spec.tower))
+        text = {**cfg["text_cfg"], "hf_model_name": folder, "hf_model_pretrained": False}
+        network = make(**{**cfg, "text_cfg": text})
+    if network.logit_scale.is_meta:  # transformers looks at a mask's values, and there are none
+        network.text.transformer.register_forward_pre_hook(unmasked, with_kwargs=True)
+    return network
+
+
+def unmasked(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a text tower of transformers is given, without its mask."""
+    return args, {**kwargs, "attention_mask": None}
 
 
 def text_tower(network: nn.Module) -> CLIP | TextTransformer | None:
@@ -144,6 +169,12 @@ def text_pooling(tower: CLIP | TextTransformer) -> tuple[str, int]:
     if isinstance(tower, CLIP):
         return tower.text_pool_type, tower.text_eos_id
     return tower.pool_type, tower.eos_id
+
+
+def masks_padding(network: nn.Module, padding: int) -> bool:
+    """Whether a text tower looks away from tokens of this id: transformers' do from what their configuration names."""
+    tower = getattr(network, "text", None)
+    return isinstance(tower, HFTextEncoder) and tower.config.pad_token_id == padding
 
 
 def reads_forward(network: nn.Module, padding: int | None = None) -> bool:

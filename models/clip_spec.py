@@ -1,4 +1,4 @@
-"""What builds a CLIP but its weights: open_clip's model configuration, its tokenizer, its preprocessing."""
+"""What builds a CLIP but its weights: open_clip's model configuration, text tower, tokenizer, preprocessing."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,13 +12,15 @@ from models.tokenizer import Tokenizer
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+DEFAULT_VOCABULARY = 49_408  # of open_clip's text towers
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSpec:
     """All that builds a CLIP but its weights, JSON-able: open_clip's model configuration, vocabulary, preprocessing.
 
-    vocabulary: the byte-pair ids in use (see `Tokenizer`), None for all of them; tokenizer: in place of byte pairs.
+    vocabulary: the byte-pair ids in use (see `Tokenizer`), None for all of them; tokenizer: in place of byte pairs;
+    tower: transformers' configuration of a text tower of its own, where open_clip's names one.
     """
 
     name: str
@@ -33,6 +35,19 @@ class ClipSpec:
     resize_mode: str = "shortest"  # or "longest", "squash": open_clip's words
     fill: int = 0  # gray level beside the picture ("longest")
     tokenizer: TokenizerSpec | None = None
+    tower: dict[str, Any] | None = None
+
+    @property
+    def tower_vocabulary(self) -> int:
+        """How many token ids the text tower knows."""
+        if self.tower is not None:
+            return int(self.tower["vocab_size"])
+        return int(self.model_cfg["text_cfg"].get("vocab_size", DEFAULT_VOCABULARY))
+
+    @property
+    def tower_name(self) -> str:
+        """The repository of the hub that a text tower of transformers is of; "" for open_clip's own towers."""
+        return str(self.model_cfg["text_cfg"].get("hf_model_name") or "")
 
     @classmethod
     def from_config(cls, config: ClipConfig, vocabulary: Sequence[int]) -> Self:
@@ -79,12 +94,10 @@ class ClipSpec:
     def of_model(cls, name: str, model_cfg: dict[str, Any], preprocess: dict[str, Any]) -> Self:
         """A model configuration of open_clip's, with what a preprocessing configuration of its says.
 
-        Raises: ValueError for what is not supported: a text tower of Hugging Face's, some settings of tokenizers,
-        pictures that are not square.
+        Of a text tower of transformers the configuration is the caller's to fill in.
+        Raises: ValueError for what is not supported: some settings of tokenizers, pictures that are not square.
         """
         text, vision = model_cfg["text_cfg"], model_cfg["vision_cfg"]
-        if tower := text.get("hf_model_name"):
-            raise ValueError(f"clip.pretrained: {name!r} has a text tower of Hugging Face's, {tower}: not supported")
         try:
             tokenizer = TokenizerSpec.of_text_cfg(text)
         except ValueError as error:
@@ -111,8 +124,9 @@ class ClipSpec:
     def to_json(self) -> dict[str, Any]:
         """The specification as JSON knows it; `ClipSpec.from_json` reads it back."""
         record = asdict(self)
-        if self.tokenizer is None:  # as it was written before there were any
-            del record["tokenizer"]
+        for later in ("tokenizer", "tower"):  # without, as it was written before there were any
+            if record[later] is None:
+                del record[later]
         return record
 
     @classmethod

@@ -97,7 +97,7 @@ def library_of(text: str) -> "Library":
 
     Raises: ValueError where the library is not installed, or cannot read it.
     """
-    library_version()
+    library_version("tokenizers")
     from tokenizers import Tokenizer as Library
 
     try:
@@ -109,9 +109,9 @@ def library_of(text: str) -> "Library":
     return library
 
 
-def library_version() -> str:
-    """The version of the library `tokenizers`. Raises: ValueError where it is not installed."""
+def library_version(name: str) -> str:
+    """The version of a library that only some CLIPs need. Raises: ValueError where it is not installed."""
     try:
-        return version("tokenizers")
+        return version(name)
     except PackageNotFoundError:
-        raise ValueError("tokenizer.json needs the library tokenizers: pip install 'unclip[tokenizers]'") from None
+        raise ValueError(f"it needs the library {name}: pip install 'unclip[{name}]'") from None

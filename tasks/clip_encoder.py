@@ -11,7 +11,7 @@ import open_clip
 import torch
 from torch import nn
 
-from models.clip import Clip, ClipSpec, tower_vocabulary
+from models.clip import Clip, ClipSpec
 from models.file_tokenizer import library_version
 from unclip.data.crops import Crop
 from unclip.data.digests import known_digest
@@ -27,7 +27,8 @@ class ClipFacts:
 
     def __init__(self, spec: ClipSpec, weights_digest: str, precision: str) -> None:
         self.name, self.weights_digest, self.compute_type = spec.name, weights_digest, precision
-        self.network_digest = text_digest(json.dumps(spec.model_cfg, sort_keys=True))
+        network = spec.model_cfg if spec.tower is None else {**spec.model_cfg, "tower": spec.tower}
+        self.network_digest = text_digest(json.dumps(network, sort_keys=True))
         self.context, self.dimension = spec.context, spec.embed_dim
         self.image_px, self.interpolation = spec.image_px, spec.interpolation
         self.crop = Crop(
@@ -40,7 +41,9 @@ class ClipFacts:
         self.tokenizer = tokenizer_said(spec)
         self.versions = {"torch": torch.__version__, "open_clip": open_clip.__version__}
         if spec.tokenizer is not None:
-            self.versions["tokenizers"] = library_version()
+            self.versions["tokenizers"] = library_version("tokenizers")
+        if spec.tower is not None:
+            self.versions["transformers"] = library_version("transformers")
 
     @property
     def code_digest(self) -> str:
@@ -86,7 +89,7 @@ def tokenizer_said(spec: ClipSpec) -> str:
     if own is None:
         return f"clip byte pairs {text_digest(json.dumps(spec.vocabulary))}"
     settings = {name: value for name, value in asdict(own).items() if name != "source"}
-    tokens = OwnTokens(vocab_size=tower_vocabulary(spec.model_cfg), pad_id=own.pad_id, most=own.most_tokens)
+    tokens = OwnTokens(vocab_size=spec.tower_vocabulary, pad_id=own.pad_id, most=own.most_tokens)
     return tokens.said(text_digest(json.dumps(settings, sort_keys=True)))
 
 

@@ -6,13 +6,14 @@ from typing import Any
 import torch
 
 from models.ar_prior import ArPrior
-from models.clip import Clip, ClipSpec, tower_vocabulary
+from models.clip import Clip, ClipSpec
 from models.decoder import Decoder
 from models.diffusion_prior import DiffusionPrior
 from models.pca import Pca
 from models.upsampler import Upsampler
 from tasks.config import ClipStage
 from tasks.files import count_parameters
+from tasks.pretrained import specified
 from unclip.training.flops import PEAK_FLOPS, measure
 
 FULL_VOCABULARY = 49_408  # open_clip's byte-pair vocabulary
@@ -71,7 +72,7 @@ def network_costs(pipeline: Any) -> list[Cost]:
     spec = clip_spec(pipeline.clip)
     dim, context = spec.embed_dim, spec.context
     num_codes = pipeline.pca.num_components or dim
-    vocab_size = FULL_VOCABULARY if spec.tokenizer is None else tower_vocabulary(spec.model_cfg)
+    vocab_size = FULL_VOCABULARY if spec.tokenizer is None else spec.tower_vocabulary
     sizes = {"embed_dim": dim, "vocab_size": vocab_size, "context": context}
     with torch.device("meta"):
         networks: dict[str, Clip | DiffusionPrior | ArPrior | Decoder | Upsampler] = {"clip": Clip(spec)}
@@ -113,4 +114,4 @@ def clip_spec(stage: ClipStage) -> ClipSpec:
     if stage.network is not None:
         return ClipSpec.from_config(stage.network, range(FULL_VOCABULARY))
     assert stage.pretrained is not None
-    return ClipSpec.from_name(stage.pretrained.partition(":")[0])
+    return specified(stage.pretrained)

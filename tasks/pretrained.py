@@ -6,6 +6,8 @@ open_clip, a folder's tokenizer is in the folder, any other model's is in the re
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import open_clip
 from open_clip.constants import HF_CONFIG_NAME
 
 from models.clip import Clip, ClipSpec
+from tasks.text_tower import find_tower
 from tasks.tokenizer_files import find_tokenizer, from_folder
 
 FOLDER, HUB = "local-dir:", "hf-hub:"
@@ -71,6 +74,21 @@ def find_pretrained(name: str) -> Found:
     return found
 
 
+def specified(name: str) -> ClipSpec:
+    """What a name means but its tokenizer and weights, which are not fetched.
+
+    Raises: ValueError as `find_pretrained`.
+    """
+    folder = Path(name.removeprefix(FOLDER)) if name.startswith(FOLDER) else None
+    if folder is not None:
+        spec = spec_of(name, folder / HF_CONFIG_NAME)
+    elif name.startswith(HUB):
+        spec = spec_of(name, hub_config(name))
+    else:
+        spec = ClipSpec.from_name(name.partition(":")[0])
+    return completed(spec, folder)[0] if spec.tower_name else spec
+
+
 def named(name: str, weights: str) -> Found:
     """A model of open_clip's list with the preprocessing that its weights ask for, and where they are."""
     spec = ClipSpec.from_name(name)
@@ -79,10 +97,10 @@ def named(name: str, weights: str) -> Found:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise ValueError(f"clip.pretrained: {weights!r} is neither a file nor weights of {name!r}, which has: {tags}")
     if not tag:
-        return Found(*find_tokenizer(spec), weights)
+        return Found(*completed(spec), weights)
     cfg = {**spec.model_cfg, "quick_gelu": True} if tag.get("quick_gelu") else spec.model_cfg
     preprocess = {key: value for key, value in tag.items() if key != "size"}  # the network's, as open_clip has it
-    return Found(*find_tokenizer(ClipSpec.of_model(name, cfg, preprocess)), str(open_clip.download_pretrained(tag)))
+    return Found(*completed(ClipSpec.of_model(name, cfg, preprocess)), str(open_clip.download_pretrained(tag)))
 
 
 def in_folder(name: str, folder: Path) -> Found:
@@ -92,18 +110,36 @@ def in_folder(name: str, folder: Path) -> Found:
         pickled = ", ".join(sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind)))
         instead = f", only {pickled}; {CONVERT}" if pickled else ""
         raise ValueError(f"clip.pretrained: {folder} has no *.safetensors{instead}")
-    return Found(*find_tokenizer(spec_of(name, folder / HF_CONFIG_NAME), from_folder(folder)), str(weights[0]))
+    return Found(*completed(spec_of(name, folder / HF_CONFIG_NAME), folder), str(weights[0]))
 
 
 def on_hub(name: str) -> Found:
     """What a repository of the hub holds; fetched, or found in the hub's own cache."""
-    repository = name.removeprefix(HUB)
+    found = completed(spec_of(name, hub_config(name)))
+    with told_of_fetching(name):
+        return Found(*found, str(open_clip.download_pretrained_from_hf(name.removeprefix(HUB))))
+
+
+def hub_config(name: str) -> Path:
+    """The configuration in a repository of the hub; fetched, or found in the hub's own cache."""
+    with told_of_fetching(name):
+        return Path(open_clip.download_pretrained_from_hf(name.removeprefix(HUB), filename=HF_CONFIG_NAME))
+
+
+@contextmanager
+def told_of_fetching(name: str) -> Iterator[None]:
+    """Raises: ValueError, a line, where the hub's files cannot be had."""
     try:
-        config = open_clip.download_pretrained_from_hf(repository, filename=HF_CONFIG_NAME)
-        found = find_tokenizer(spec_of(name, Path(config)))
-        return Found(*found, str(open_clip.download_pretrained_from_hf(repository)))
+        yield
     except (OSError, RuntimeError) as error:
         raise ValueError(f"clip.pretrained: {name} cannot be fetched: {' '.join(str(error).split())[:200]}") from error
+
+
+def completed(spec: ClipSpec, folder: Path | None = None) -> tuple[ClipSpec, str]:
+    """A specification with its text tower and tokenizer, and the tokenizer.json; of a folder or of the hub."""
+    if spec.tower_name:
+        return find_tower(spec, folder)
+    return find_tokenizer(spec, from_folder(folder) if folder else None)
 
 
 def spec_of(name: str, config: Path) -> ClipSpec:

@@ -42,13 +42,16 @@ def find_tokenizer(spec: ClipSpec, read: Read | None = None) -> tuple[ClipSpec, 
         said = json.loads(read(CONFIG) or "{}")
         if "added_tokens_decoder" not in said:  # a file of before there were any: the other one is right
             said |= json.loads(read(SPECIAL) or "{}")
-        settled = settle(own, text, said)
-        longest = tokenizer_of(replace(spec, tokenizer=settled), text)(["a " * spec.context])
+        return with_tokenizer(spec, settle(own, text, said), text), text
     except (ValueError, KeyError, TypeError, AttributeError) as error:  # of json too
         reason = str(error) if isinstance(error, ValueError) else f"its files are not as they should be: {error!r}"
         raise ValueError(f"clip.pretrained: {spec.name!r} needs the tokenizer of {own.source}: {reason}") from error
-    settled = replace(settled, most_tokens=int((longest != settled.pad_id).sum()))
-    return replace(spec, tokenizer=settled), text
+
+
+def with_tokenizer(spec: ClipSpec, settled: TokenizerSpec, text: str) -> ClipSpec:
+    """A specification with its tokenizer, and how many tokens of a caption that fit."""
+    longest = tokenizer_of(replace(spec, tokenizer=settled), text)(["a " * spec.context])
+    return replace(spec, tokenizer=replace(settled, most_tokens=int((longest != settled.pad_id).sum())))
 
 
 def settle(own: TokenizerSpec, text: str, said: Mapping[str, Any]) -> TokenizerSpec:

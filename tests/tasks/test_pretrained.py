@@ -85,16 +85,9 @@ def test_squares_are_cut_as_open_clip_cuts_them(mode):
     assert np.array_equal(ours, (theirs.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8))
 
 
-def test_every_model_of_open_clip_is_known_or_refused_in_a_line():
-    known, own = 0, 0
-    for name in open_clip.list_models():
-        try:
-            spec = ClipSpec.from_name(name)
-            known, own = known + 1, own + (spec.tokenizer is not None)
-        except ValueError as error:
-            assert str(error).startswith(f"clip.pretrained: '{name}' has a text tower of Hugging Face's, ")
-            assert "\n" not in str(error)
-    assert known >= 134 and own >= 39
+def test_every_model_of_open_clip_is_known():
+    specs = [ClipSpec.from_name(name) for name in open_clip.list_models()]
+    assert len(specs) >= 144 and sum(spec.tokenizer is not None for spec in specs) >= 49
 
 
 @pytest.mark.parametrize(
@@ -120,7 +113,6 @@ def test_settings_of_tokenizers_that_are_not_known_are_refused(text_cfg, message
         ("local-dir:{}/torn", "is no configuration of open_clip's"),
         ("ViT-B-32:{}/bare/w.safetensors", "does not hold the weights of 'ViT-B-32': "),
         ("ViT-B-99:openai", "open_clip has no model 'ViT-B-99'"),
-        ("roberta-ViT-B-32:laion2b_s12b_b32k", "has a text tower of Hugging Face's, roberta-base"),
     ],
 )
 def test_what_cannot_be_loaded_is_refused_in_a_line(name, message, tmp_path):
