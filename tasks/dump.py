@@ -130,6 +130,8 @@ def dump_source(source: str) -> FolderConfig | ShardsConfig | UrlsConfig:
     """
     path = Path(source)
     if path.suffix.lower() in LISTS:
+        if not path.is_file():
+            raise ValueError(f"SOURCE {source}: there is no such file")
         return UrlsConfig(path=source)
     if source.endswith(".tar"):
         return ShardsConfig(pattern=source)

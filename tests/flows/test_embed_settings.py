@@ -10,6 +10,12 @@ from unclip.data.config import EmbedConfig, IndexConfig
 DUMP = Path("dump")
 
 
+@pytest.fixture(autouse=True)
+def there_is_a_list(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("list.csv").write_text("url,caption\n")
+
+
 def folder(tmp_path, captions="captions.csv"):
     """A folder without pictures."""
     (tmp_path / captions).write_text("file,caption\n")
@@ -90,3 +96,8 @@ def test_a_folder_without_its_captions_is_told_the_setting(tmp_path):
 def test_a_recall_has_no_effect_on_an_index_of_all_rows():
     with pytest.raises(ValueError, match=r"^--set index\.min_recall has no effect with index\.kind=flat"):
         asked_for("a.tar", DUMP, ["index.kind=flat", "index.min_recall=0.2"], False)
+
+
+def test_a_list_that_is_not_there_is_told_as_source():
+    with pytest.raises(ValueError, match=r"^SOURCE .*/missing\.csv: there is no such file$"):
+        asked_for("missing.csv", DUMP, [], retry=False)

@@ -61,6 +61,10 @@ def fetch_list(
         else:
             clear_left(place)
         progress(shard + 1, len(recipes))
+    for path in folder.glob("*"):  # of a list that was longer: their parts go too
+        number = path.name.removesuffix(".old").removeprefix(".")
+        if number.isdecimal() and int(number) >= len(recipes):
+            shutil.rmtree(path)
     return FetchedConfig(urls=config, folder=folder)
 
 

@@ -1,13 +1,13 @@
 """A clip-retrieval dump as a dump of ours: what it holds, and "unknown" for what it does not.
 
-Such a dump has normalised vectors, captions and names of pictures, paired by their places in files. It lacks digests of
-the pictures, tokens, norms and the digest of the weights. An imported dump can be searched, inspected, verified and
-exported; `read_part` refuses it, so nothing is trained on it. With a CLIP given, captions embedded by it must be the
-text embeddings found: then its weights are on record, and text can be searched for.
+Such a dump has normalised vectors, captions, names of pictures and whatever else its metadata say, paired by their
+places in files. It lacks tokens, norms and the digest of the weights. An imported dump can be searched, inspected,
+verified and exported; `read_part` refuses it, so nothing is trained on it. With a CLIP given, captions embedded by it
+must be the text embeddings found: then its weights are on record, and text can be searched for.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from unclip.data.dump_origin import refuse_other_clip
 from unclip.data.dump_records import read_record, write_record
 from unclip.data.embed import UNEMBEDDABLE, Encoder
 from unclip.data.embedded_again import MIN_IMPORTED_COSINE
-from unclip.data.exports import new_folder
+from unclip.data.exports import KEPT, new_folder
+from unclip.data.more_columns import more_json
 from unclip.data.part_files import REJECTS_SCHEMA
 from unclip.data.rows import Row, sample_id, write_rows
 from unclip.data.shards import sample_key
@@ -44,6 +45,9 @@ from unclip.data.table import (
 
 PART_ROWS = 20_000  # of ours; clip-retrieval's files have up to a million
 NUM_COMPARED = 32  # captions of a file
+NAMING = ("image_path", "url", "key")  # columns that name a picture, the best first
+SIDES = ("width", "height")
+MAX_SIDE_PX = 2**31 - 1
 Array = NDArray[Any]
 
 
@@ -69,6 +73,8 @@ class FoundRows:
     text: Array  # (N, D)
     names: list[str]  # path, address or key of the picture
     captions: list[str]
+    sides: list[dict[str, int | None]]  # width and height, as they are said
+    more: list[str | None]  # JSON of what the metadata say besides
 
 
 def import_dump(
@@ -162,20 +168,37 @@ def blocks_of(partition: Partition) -> Iterator[FoundRows]:
     there = pq.read_schema(partition.metadata).names
     if "caption" not in there:
         raise ValueError(f"{partition.metadata} has no column 'caption'; it has {', '.join(there)}")
-    columns = [name for name in ("image_path", "url", "key", "caption") if name in there]
-    table = pq.read_table(partition.metadata, columns=columns)
+    naming = [name for name in NAMING if name in there]
+    more = [name for name in there if name not in (*NAMING, "caption", *SIDES, *KEPT)]
     image, text = load_vectors(partition.image), load_vectors(partition.text)
-    for start in range(0, len(table), PART_ROWS):
-        rows = table.slice(start, PART_ROWS).to_pylist()
-        names = [
-            next(
-                (str(row[name]) for name in columns[:-1] if row[name]), f"{partition.metadata.name} row {start + place}"
+    start = 0
+    with pq.ParquetFile(partition.metadata) as file:
+        for batch in file.iter_batches(PART_ROWS):
+            rows, stop = batch.to_pylist(), start + len(batch)
+            yield FoundRows(
+                image=np.asarray(image[start:stop]),
+                text=np.asarray(text[start:stop]),
+                names=[
+                    next((str(row[name]) for name in naming if row[name]), f"{partition.metadata.name} row {place}")
+                    for place, row in enumerate(rows, start)
+                ],
+                captions=["" if row["caption"] is None else str(row["caption"]) for row in rows],
+                sides=[{side: as_side(row.get(side)) for side in SIDES} for row in rows],
+                more=[said_besides(row, naming, more) for row in rows],
             )
-            for place, row in enumerate(rows)
-        ]
-        captions = ["" if row["caption"] is None else str(row["caption"]) for row in rows]
-        stop = start + len(rows)
-        yield FoundRows(np.asarray(image[start:stop]), np.asarray(text[start:stop]), names, captions)
+            start = stop
+
+
+def said_besides(row: Mapping[str, Any], naming: Sequence[str], more: Sequence[str]) -> str | None:
+    """JSON of a row's further columns, and of its address where another column names the picture; None without any."""
+    address = [row["url"]] if "url" in naming[1:] and row["url"] not in (None, row[naming[0]]) else []
+    names = [*more, *(["url"] if address else [])]
+    return more_json(names, [*(row[name] for name in more), *address]) if names else None
+
+
+def as_side(value: Any) -> int | None:
+    """Pixels; None for what says no such number."""
+    return int(value) if isinstance(value, int | float) and 0 < value <= MAX_SIDE_PX else None
 
 
 def refuse_other_captions(name: Path, captions: Sequence[str], text: Array, encoder: Encoder) -> None:
@@ -246,8 +269,11 @@ def write_import(part: Path, shard: int, found: FoundRows, info: TableInfo, fold
         "clip_score": np.einsum("nd,nd->n", unit(image[rows]), unit(text[rows])),
     }
     write_columns(part, pa.Table.from_pydict(columns, schema=schema))
-    fates = zip(keys, identities, found.names, found.captions, strict=True)
-    write_rows(rows_path(part), [Row(key=k, sample_id=i, url=n, caption=c) for k, i, n, c in fates])
+    fates = zip(keys, identities, found.names, found.captions, found.sides, found.more, strict=True)
+    write_rows(
+        rows_path(part),
+        [Row(key=k, sample_id=i, url=n, caption=c, **sides, more=more) for k, i, n, c, sides, more in fates],
+    )
     rejects = [{"key": keys[row], "reason": UNEMBEDDABLE, "detail": ""} for row in np.flatnonzero(~good)]
     pq.write_table(pa.Table.from_pylist(rejects, schema=REJECTS_SCHEMA), rejects_path(part), compression="zstd")
     said = {

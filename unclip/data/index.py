@@ -22,7 +22,7 @@ import numpy as np
 from unclip.data.config import IndexConfig
 from unclip.data.digests import known_digest
 from unclip.data.index_codes import merge_codes, open_index, write_probes
-from unclip.data.index_files import publish, write_flat, write_keys
+from unclip.data.index_files import STAMP, publish, write_flat, write_keys
 from unclip.data.index_growth import Growth, Inputs, Keep
 from unclip.data.index_lists import FROM_ROWS, load_empty
 from unclip.data.index_recall import (
@@ -67,8 +67,9 @@ def write_index(
         aside = Path(name)
         builder = Builder(Growth(config, parts, counts, digests, seed, keep or kept_in(aside / "pieces")))
         figures = builder.write(aside)
-        figures |= measured(config, builder, figures, aside) | {"rows": sum(counts)}
-        write_keys(parts, aside / "keys.parquet")
+        stamp = digest_of(list(digests))
+        figures |= measured(config, builder, figures, aside) | {"rows": sum(counts), STAMP: stamp}
+        write_keys(parts, aside / "keys.parquet", stamp)
         (aside / "index.json").write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
         publish(aside, out)
     return figures

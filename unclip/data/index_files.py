@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from unclip.data.dump_records import record_or_none
 from unclip.data.index_codes import DATA, open_index
 from unclip.data.index_lists import BLOCK_ROWS
 from unclip.data.index_recall import find
@@ -19,16 +20,19 @@ from unclip.data.table import Floats, unit
 
 ROWS_AT, NUMBER_BYTES = 8, 8  # the rows of an exact index in its file, after kind and dimension
 KEY_COLUMNS = ("key", "shard", "row", "caption")  # of keys.parquet
-REPLACED_S = 1.0  # that a search waits for a key map and an index of one size: they are replaced one after the other
+STAMP = "parts"  # what the key map and index.json say of the parts that both are of
+REPLACED = ("keys.parquet", "index.faiss", "index.json")  # in this order
+REPLACED_S = 1.0  # that a search waits for a key map and an index that agree: they are replaced one after the other
 
 
 def publish(aside: Path, out: Path) -> None:
-    """Put a whole index in the place of the one before: whenever a search comes it finds one of them, after a kill too.
+    """Put a whole index in the place of the one before: whenever a search comes it finds one of them.
 
-    Lists have a name of their own, so `index.faiss` decides; the key map is replaced a moment before it.
+    Lists have a name of their own, so `index.faiss` decides; the key map is replaced a moment before it, what both are
+    of a moment after it: of a kill between, a search says so.
     """
     lists = [path.name for path in aside.glob(f"*{DATA}")]
-    for name in (*lists, "keys.parquet", "index.faiss", "index.json"):
+    for name in (*lists, *REPLACED):
         os.replace(aside / name, out / name)
     for old in out.glob(f"*{DATA}"):  # who has it mapped goes on reading it
         if old.name not in lists:
@@ -50,10 +54,11 @@ def write_flat(dimension: int, blocks: Iterable[NDArray[np.float16]], path: Path
             file.write(value.to_bytes(NUMBER_BYTES, "little"))
 
 
-def write_keys(parts: Sequence[Path], path: Path) -> None:
-    """Write key, shard, row and caption by index id, one part in memory at a time."""
+def write_keys(parts: Sequence[Path], path: Path, stamp: str) -> None:
+    """Write key, shard, row and caption by index id, one part in memory at a time. stamp: of the parts."""
     text, number = pa.string(), pa.int32()
-    schema = pa.schema([("key", text), ("shard", number), ("row", number), ("caption", text)])
+    columns = [("key", text), ("shard", number), ("row", number), ("caption", text)]
+    schema = pa.schema(columns, metadata={STAMP: stamp})
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for shard, part in enumerate(parts):
             table = pq.read_table(part, columns=["key", "caption"])
@@ -66,6 +71,7 @@ class IndexKeys:
 
     def __init__(self, file: pq.ParquetFile) -> None:
         self._file, metadata = file, file.metadata
+        self.stamp = (file.schema_arrow.metadata or {}).get(STAMP.encode(), b"").decode()
         sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         self._ends = np.cumsum(sizes, dtype=np.int64)
 
@@ -88,33 +94,36 @@ def search(folder: Path, queries: Floats, k: int) -> tuple[IndexKeys, NDArray[np
 
     Product codes are refined from `parts/*.parquet` beside the index.
 
-    Raises: ValueError when the folder holds no index, or the key map is not the index's.
+    Raises: ValueError when the folder holds no index, or as `open_with_keys`.
     """
     index, keys = open_with_keys(folder)
-    if index.ntotal != len(keys):
-        raise ValueError(f"{folder}: the index has {index.ntotal} rows, keys.parquet {len(keys)}")
     ids, cosines = find(index, sorted((folder / "parts").glob("??????.parquet")), queries, k)
     return keys, ids, cosines
 
 
 def open_with_keys(folder: Path) -> tuple[Any, IndexKeys]:
-    """An index and its key map, opened while neither was replaced; of different sizes only where they stay so.
+    """An index and its key map, opened while neither was replaced.
 
-    Raises: ValueError when the key map lacks a column.
+    Raises: ValueError when the key map lacks a column, or is another index's and stays so.
     """
     until = time.monotonic() + REPLACED_S
     while True:
         before = written(folder)
-        index = open_index(folder)
+        index, said = open_index(folder), record_or_none(folder / "index.json") or {}
         file = pq.ParquetFile(folder / "keys.parquet")
         if lacking := [name for name in KEY_COLUMNS if name not in file.schema_arrow.names]:
             raise ValueError(f"{folder}/keys.parquet is damaged: it has no column {', '.join(lacking)}")
         keys = IndexKeys(file)
-        if written(folder) == before and (index.ntotal == len(keys) or time.monotonic() > until):
+        if written(folder) != before:
+            continue
+        if index.ntotal == len(keys) and said.get(STAMP, "") == keys.stamp:
             return index, keys
+        if time.monotonic() > until:
+            sizes = f"keys.parquet ({len(keys)} rows) is not of index.faiss ({index.ntotal} rows)"
+            raise ValueError(f"{folder}: {sizes}: the run that replaced them did not end, run it again")
 
 
 def written(folder: Path) -> list[tuple[int, int] | None]:
     """What changes when an index or its key map is replaced."""
-    stats = [path.stat() if path.is_file() else None for path in (folder / "index.faiss", folder / "keys.parquet")]
+    stats = [path.stat() if path.is_file() else None for path in (folder / name for name in REPLACED)]
     return [stat and (stat.st_ino, stat.st_mtime_ns) for stat in stats]

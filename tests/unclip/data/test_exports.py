@@ -21,10 +21,11 @@ from tests.unclip.data.dump_fixtures import (
     verified,
 )
 from unclip.data.config import ShardsConfig
-from unclip.data.dump import part_paths
+from unclip.data.dump import part_paths, rows_path
 from unclip.data.dump_figures import inspect_dump
 from unclip.data.exports import export_dump
 from unclip.data.imports import import_dump
+from unclip.data.rows import read_rows
 from unclip.data.table import read_part, read_parts
 
 
@@ -224,6 +225,35 @@ def test_files_are_paired_by_number_however_they_are_padded(tmp_path):
     tables = [pq.read_table(path) for path in part_paths(tmp_path / "out")]
     assert [table["caption"][0].as_py() for table in tables] == [f"{number} 0" for number in range(11)]
     assert np.allclose(tables[10]["image_embedding"][1].as_py(), vectors(10, 2)[1], rtol=1e-3)
+
+
+def test_what_metadata_say_besides_comes_along_and_goes_out_again(tmp_path):
+    folder = laid_out(tmp_path / "in", vectors(0, 3))
+    said = {
+        "image_path": ["0/1.jpg", None, "http://a.org/3.jpg"],
+        "caption": ["one", None, "three"],
+        "url": ["http://a.org/1.jpg", "http://a.org/2.jpg", "http://a.org/3.jpg"],
+        "key": ["1", "2", "3"],
+        "width": [640, None, -1],
+        "height": [480.0, float("nan"), 3],
+        "similarity": [0.3, 0.25, None],
+        "NSFW": ["UNLIKELY", "", "NSFW"],
+        "exif": [{"make": "x"}, None, None],
+    }
+    pq.write_table(pa.table(said), folder / "metadata" / "metadata_0.parquet")
+    made = import_dump(folder, tmp_path / "out")
+    rows = read_rows(rows_path(part_paths(tmp_path / "out")[0]))
+    assert [(row.url, row.caption, row.width, row.height) for row in rows] == [
+        ("0/1.jpg", "one", 640, 480), ("http://a.org/2.jpg", "", None, None), ("http://a.org/3.jpg", "three", None, 3)
+    ]  # fmt: skip
+    more = [json.loads(row.more) for row in rows]
+    assert more[0] == {"similarity": 0.3, "NSFW": "UNLIKELY", "exif": "{'make': 'x'}", "url": "http://a.org/1.jpg"}
+    assert more[2] == {"similarity": None, "NSFW": "NSFW", "exif": None}
+    assert made["rows"] == 3 and verified(tmp_path / "out") == []
+    export_dump(tmp_path / "out", tmp_path / "again", "clip-retrieval")
+    again = metadata(tmp_path / "again")
+    assert again["similarity"].to_pylist() == [0.3, 0.25, None] and again["width"].to_pylist() == [640, None, None]
+    assert again["source_url"].to_pylist() == ["http://a.org/1.jpg", "http://a.org/2.jpg", None]
 
 
 def test_rows_that_are_no_vectors_are_rejected_and_counted(tmp_path):

@@ -109,6 +109,19 @@ def test_a_shard_that_was_fetched_anew_is_embedded_anew(fetched, tmp_path):
         Path(config.path).write_text("\n".join(lines) + "\n")
 
 
+def test_what_a_list_no_longer_has_goes_with_its_pictures(fetched, tmp_path):
+    base = Path(fetched[1].path).read_text().splitlines()[1].rpartition("/")[0]
+    rows = [(f"{base}/plain.jpg", f"word {number}") for number in range(5)]
+    pictures = tmp_path / "dump" / "pictures"
+    for length in (5, 4):  # of which a shard holds four
+        embedded(fetch_list(write_list(tmp_path / "list.csv", rows[:length]), HOW, pictures, quiet), tmp_path / "dump")
+        if length == 5:
+            shutil.copytree(pictures / "000001", pictures / ".000001.old")  # as a kill leaves it
+            assert statuses(tmp_path / "dump") == ["ok"] * 5
+    assert [path.name for path in pictures.iterdir()] == ["000000"] and statuses(tmp_path / "dump") == ["ok"] * 4
+    assert verified(tmp_path / "dump") == []
+
+
 def test_another_list_is_refused_before_anything_is_fetched(fetched, tmp_path):
     folder, _ = fetched
     pictures, engine = folder / "dump" / "pictures", Engine(TinyEncoder(), (TinyEncoder,), batch_size=4)

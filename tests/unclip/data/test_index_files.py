@@ -71,8 +71,35 @@ def test_an_index_that_misses_too_much_leaves_the_one_before(tmp_path):
 def test_another_key_map_is_refused(tmp_path):
     indexed(tmp_path, parts(tmp_path), **LISTS)
     pq.write_table(pq.read_table(tmp_path / "keys.parquet").slice(1), tmp_path / "keys.parquet")
-    with pytest.raises(ValueError, match=r"800 rows, keys\.parquet 799"):
+    with pytest.raises(
+        ValueError, match=r"keys\.parquet \(799 rows\) is not of index\.faiss \(800 rows\): the run that"
+    ):
         search(tmp_path, np.ones((1, 16), np.float32), 1)
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_key_map_of_as_many_other_rows_is_refused(tmp_path, at, monkeypatch):
+    first, other = (parts(tmp_path / name, (300,), last=center) for center, name in enumerate("ab"))
+    out, real, moved = tmp_path / "out", os.replace, []
+    indexed(out, first)
+
+    def replace(source, target):
+        moved.append(target)
+        if len(moved) == at:
+            raise Killed
+        real(source, target)
+
+    monkeypatch.setattr("os.replace", replace)
+    with pytest.raises(Killed):
+        indexed(out, other)
+    monkeypatch.undo()
+    if at == 1:
+        assert search(out, rows_at(first, np.array([3])), 1)[1] == 3
+        return
+    with pytest.raises(ValueError, match="the run that replaced them did not end, run it again"):
+        search(out, rows_at(other, np.array([3])), 1)
+    indexed(out, other)
+    assert search(out, rows_at(other, np.array([3])), 1)[1] == 3
 
 
 def test_a_cut_data_file_is_refused(tmp_path):
