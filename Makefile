@@ -4,7 +4,7 @@ BIN := .venv/bin
 
 .PHONY: setup demo test lint types clean
 
-setup: .venv/.ready .tools/img2dataset/.ready .tools/transformers/.ready
+setup: .venv/.ready .tools/img2dataset/.ready .tools/transformers/.ready .tools/ray/.ready
 
 .venv/.ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if v in ((3, 11), (3, 12)) else f"Python 3.11 or 3.12 is needed, this is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11")'
@@ -18,9 +18,14 @@ setup: .venv/.ready .tools/img2dataset/.ready .tools/transformers/.ready
 	.tools/img2dataset/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-img2dataset.txt img2dataset
 	@touch $@
 
-# open_clip imports it wherever it finds it, which every process would wait for: aside, for the tests that need it.
+# Aside, for the tests that need them: open_clip imports transformers wherever it finds it, which every process would wait
+# for, and img2dataset's environment has no Ray unless somebody wants it.
 .tools/transformers/.ready: .venv/.ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --upgrade --target $(@D) -c constraints.txt transformers
+	@touch $@
+
+.tools/ray/.ready: .venv/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --upgrade --target $(@D) -c constraints.txt ray
 	@touch $@
 
 demo: setup
