@@ -1,6 +1,6 @@
 """Rows of a source decoded once, by threads or processes, into memory that the encoder reads: uint8 and nothing else.
 
-B rows a batch, P the CLIP's image side. Without torch: a decoding process starts in a fraction of a second.
+B rows a batch, P the CLIP's image side. Decoding processes are forked from one that has imported torch.
 """
 
 import ctypes
@@ -53,7 +53,7 @@ def decode_row(found: Found, key: str, crop: Crop) -> tuple[Row, Pixels | None]:
     except Unfit as refusal:
         return Row(**said, status=refusal.reason, detail=str(refusal)), None
     try:
-        pixels = np.asarray(crop(image))
+        pixels = crop(image)
     except Exception as error:  # of a picture that nobody thought of: it must not end the run, nor every later one
         detail = f"{found.source_id}: {image.width}x{image.height} pixels: {type(error).__name__} {error}"
         return Row(**said, status=UNCROPPABLE, detail=detail), None
@@ -88,7 +88,7 @@ class Decoder:
             self._pool = ThreadPoolExecutor(max_workers=min(MAX_THREADS, len(os.sched_getaffinity(0))))
             return
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload([__name__, "torch"])
         memory = context.RawArray(ctypes.c_uint8, int(np.prod(shape)))  # anonymous: nothing to clean up after a kill
         self._slots = as_pixels(memory, shape)
         self._pool = ProcessPoolExecutor(num_workers, context, begin_worker, (memory, shape, crop))

@@ -83,7 +83,7 @@ def embed_query(encoder: Encoder, query: str | Path) -> Floats:
         picture = open_rgb(query.read_bytes())
     except ValueError as error:
         raise ValueError(f"{query}: {error}") from None
-    return unit(encoder.encode_image(np.array(encoder.crop(picture))[None]))
+    return unit(encoder.encode_image(encoder.crop(picture)[None]))
 
 
 def sheet_of(table: Searchable, hits: Sequence[dict[str, Any]], heading: str) -> Image.Image:

@@ -53,7 +53,7 @@ def images_again(rows: Sequence[SampledRow], encoder: Encoder, read: ReadPicture
     there, pixels = [], []
     for row in rows:
         try:
-            square = np.asarray(encoder.crop(open_rgb(read(row.part, row.key))))
+            square = encoder.crop(open_rgb(read(row.part, row.key)))
         except (ValueError, OSError, MemoryError) as error:
             yield Problem(row.file, "picture", f"not to be had: {error}", "the bytes that were embedded", row.key)
             continue

@@ -65,13 +65,18 @@ def crop_square(image: Image.Image, px: int, interpolation: str = "bicubic") -> 
     """
     if image.size == (px, px):
         return image
-    scale = px / min(image.size)
-    size = (max(px, round(image.width * scale)), max(px, round(image.height * scale)))
-    left, top = (size[0] - px) // 2, (size[1] - px) // 2
-    box = (left, top, left + px, top + px)
+    size, box = square_of(image, px)
     if is_thin(image):
         return resize_part(image, size, box, interpolation)
     return image.resize(size, INTERPOLATIONS[interpolation]).crop(box)
+
+
+def square_of(image: Image.Image, px: int) -> tuple[tuple[int, int], tuple[int, int, int, int]]:
+    """The sides of a picture whose shorter one is resized to `px`, and the box of the square in its middle."""
+    scale = px / min(image.size)
+    size = (max(px, round(image.width * scale)), max(px, round(image.height * scale)))
+    left, top = (size[0] - px) // 2, (size[1] - px) // 2
+    return size, (left, top, left + px, top + px)
 
 
 def is_thin(image: Image.Image) -> bool:

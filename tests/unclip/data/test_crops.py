@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from unclip.data import images
-from unclip.data.crops import Crop
+from unclip.data import crops, images
+from unclip.data.crops import RESIZE_MODES, Crop
 from unclip.data.images import INTERPOLATIONS, crop_square
 
 WAYS = ("bicubic", "bilinear")
@@ -41,6 +41,26 @@ def test_a_thin_picture_is_what_it_would_be_if_it_were_resized_whole(sides, way,
     assert all(
         np.abs(levels(crop_square(image, px, way)) - one).max() <= 1 for px, one in zip((16, 224), whole, strict=True)
     )
+
+
+@pytest.mark.parametrize("sides", [(640, 480), (480, 640), (33, 100), (12, 16), (300, 260), (2, 2), (3000, 2000)])
+@pytest.mark.parametrize("way", WAYS)
+def test_what_torch_resizes_is_what_pillow_does_but_for_a_level_here_and_there(sides, way):
+    image = noise(*sides)
+    away = np.abs(Crop(px=224, interpolation=way)(image).astype(int) - levels(crop_square(image, 224, way)))
+    assert away.max() <= 2 and (away > 0).mean() < 0.01
+
+
+def test_a_picture_of_which_a_copy_would_be_large_is_resized_by_pillow(monkeypatch):
+    image = noise(640, 480)
+    monkeypatch.setattr(crops, "MAX_COPIED_PIXELS", 640 * 480 - 1)
+    assert np.array_equal(Crop(px=224)(image), levels(crop_square(image, 224)))
+
+
+def test_a_picture_of_the_right_size_stays_as_it_is():
+    image = noise(16, 16)
+    squares = [Crop(px=16, resize_mode=mode)(image) for mode in RESIZE_MODES]
+    assert all(np.array_equal(square, levels(image)) for square in squares)
 
 
 @pytest.mark.parametrize("sides", [(40_000, 1), (1, 40_000)])
