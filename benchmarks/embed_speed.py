@@ -2,9 +2,10 @@
 
 ViT-B/32 with random weights over JPEGs of the size of photographs, beside the bare forward pass of both towers at the
 same batch and precision, over crops that are in memory: asked is 0.92 of the images a second of our own forward, which
-does no more than ours in the dump; open_clip's does more. A CLIP of next to no layers, beside bare decoding and resizing
-in as many threads as there are cores: asked is 0.85, by Pillow as everybody does it; a dump resizes otherwise. A dump of
-a hundred shards that gets one more, beside making it: asked is 1 % of the time; `--only-grow --grow b32` with a real encoder.
+does no more than ours in the dump; open_clip's does more. A CLIP of next to no layers, beside bare decoding and
+resizing in as many threads as there are cores: asked is 0.85, by Pillow as everybody does it; a dump resizes otherwise.
+A dump of a hundred shards that gets one more, beside making it: asked is 1 % of the time; `--only-grow --grow b32` with
+a real encoder.
 
 They run in turn over the same images, in one process; figures are medians, of ratios with the least and the most, and
 of seconds of the cores' work besides: on a machine that others use these waver less.

@@ -37,7 +37,8 @@ class ClipFacts:
         shown = {"px": spec.image_px, "mean": spec.mean, "std": spec.std, "interpolation": spec.interpolation}
         if spec.resize_mode != "shortest":
             shown |= {"resize_mode": spec.resize_mode, "fill": spec.fill}
-        self.preprocessing_digest = text_digest(json.dumps({"backend": "torch", **shown}, sort_keys=True))
+        filters = {"backend": "pillow", **shown}  # whose filters they are, whoever computes them: see `crops.resized`
+        self.preprocessing_digest = text_digest(json.dumps(filters, sort_keys=True))
         self.tokenizer = tokenizer_said(spec)
         self.versions = {"torch": torch.__version__, "open_clip": open_clip.__version__}
         if spec.tokenizer is not None:

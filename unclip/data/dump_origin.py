@@ -32,8 +32,7 @@ def refuse_other_clip(dump: Path, encoder: EncoderFacts, agreeing: tuple[str, ..
         given = getattr(encoder, "name" if name == "model" else name)
         is_unknown = name != "weights_digest" and value == UNKNOWN  # of an imported dump
         if value != given and not is_unknown:
-            differs = f"{dump} was made with {name} {value}, the CLIP given has {given}"
-            raise ValueError(f"{differs}: embed into a new --out")
+            raise ValueError(f"{dump} was made with {name} {value}, the CLIP given has {given}")
 
 
 def refuse_other_source(dump: Path, source: DumpSource) -> None:
