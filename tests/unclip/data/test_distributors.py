@@ -15,7 +15,7 @@ from unclip.data.fetch import TOOL_VARIABLE, tool_python
 from unclip.data.rows import read_rows
 
 ROOT = Path(__file__).resolve().parent.parent.parent.parent
-NAMES = ["plain.jpg", "gone.jpg", "plain.png", "page.html", "hostile-to-private", "wide.png"]
+NAMES = ["plain.jpg", "none.jpg", "plain.png", "page.html", "hostile-to-private", "wide.png"]
 
 SPARK = "half a gigabyte, and Java: python -m pip install --target .tools/pyspark pyspark"
 needs_spark = pytest.mark.skipif(

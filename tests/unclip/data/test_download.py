@@ -53,6 +53,7 @@ def fetched(tmp_path_factory, server):
     """One download of every kind of row: (folder, rows by the URL's last part, metrics)."""
     out = tmp_path_factory.mktemp("download")
     lines = [(f"{server}/{name}", name) for name in [*GOOD, *web.FATES, "plain.jpg"]]
+    web.Handler.asked.clear()  # other files' tests may have asked the same process
     pairs = freeze(out, [*lines, ("file:///etc/hostname", "file"), ("nonsense", "nonsense"), (lines[0][0], "again")])
     metrics = download(pairs, 3, CONFIG, out, lambda *_, **__: None)
     return out, read_rows(out / "rows.parquet"), metrics
