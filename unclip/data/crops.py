@@ -35,14 +35,14 @@ class Crop:
             raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {self.interpolation!r}")
 
     def __call__(self, image: Image.Image) -> Pixels:
-        """The square (P, P, 3) of an RGB picture."""
+        """The square (P, P, 3) of an RGB picture: the caller's to write to."""
         px = self.px
         if image.size == (px, px):
-            return np.asarray(image)
+            return np.array(image)
         if self.resize_mode == "shortest":
             size, box = square_of(image, px)
             if is_thin(image):
-                return np.asarray(resize_part(image, size, box, self.interpolation))
+                return np.array(resize_part(image, size, box, self.interpolation))
             return resized(image, size, self.interpolation)[box[1] : box[3], box[0] : box[2]]
         if self.resize_mode == "squash":
             return resized(image, (px, px), self.interpolation)
@@ -62,9 +62,9 @@ def resized(image: Image.Image, size: tuple[int, int], interpolation: str) -> Pi
     """
     if is_thin(image):
         pillow = image.resize(size, INTERPOLATIONS[interpolation], reducing_gap=3.0)
-        return np.asarray(pillow)  # without the gap the filter's table of a long line is 32 times the line
+        return np.array(pillow)  # without the gap the filter's table of a long line is 32 times the line
     if image.width * image.height > MAX_COPIED_PIXELS:
-        return np.asarray(image.resize(size, INTERPOLATIONS[interpolation]))
+        return np.array(image.resize(size, INTERPOLATIONS[interpolation]))
     import torch  # here: who only asks what a CLIP reads need not wait for it
     from torch.nn.functional import interpolate
 

@@ -109,14 +109,15 @@ def open_with_keys(folder: Path) -> tuple[Any, IndexKeys]:
     until = time.monotonic() + REPLACED_S
     while True:
         before = written(folder)
-        index, said = open_index(folder), record_or_none(folder / "index.json") or {}
+        index, said = open_index(folder), record_or_none(folder / "index.json")
         file = pq.ParquetFile(folder / "keys.parquet")
         if lacking := [name for name in KEY_COLUMNS if name not in file.schema_arrow.names]:
             raise ValueError(f"{folder}/keys.parquet is damaged: it has no column {', '.join(lacking)}")
         keys = IndexKeys(file)
         if written(folder) != before:
             continue
-        if index.ntotal == len(keys) and said.get(STAMP, "") == keys.stamp:
+        is_alike = said is None or said.get(STAMP, "") == keys.stamp
+        if index.ntotal == len(keys) and is_alike:
             return index, keys
         if time.monotonic() > until:
             sizes = f"keys.parquet ({len(keys)} rows) is not of index.faiss ({index.ntotal} rows)"
