@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from models.clip_spec import ClipSpec
-from models.file_tokenizer import FileTokenizer
+from models.file_tokenizer import FileTokenizer, library_version
 from models.tokenizer import Tokenizer
 
 MAX_LOGIT_SCALE = 4.6052  # log 100: Radford et al. 2021, §2.5
@@ -127,7 +127,7 @@ def tokenizer_of(spec: ClipSpec, tokenizer_json: str) -> Tokenizer | FileTokeniz
 def build_network(spec: ClipSpec) -> nn.Module:
     """open_clip's network of a specification, with random weights.
 
-    Raises: ValueError for a text tower of transformers whose configuration is not known.
+    Raises: ValueError for a text tower of transformers whose configuration is not known, or where that is missing.
     """
     cfg = {name: value for name, value in spec.model_cfg.items() if name != "custom_text"}
     if "timm_model_name" in cfg["vision_cfg"]:  # else its own weights would be fetched, to be replaced
@@ -142,6 +142,7 @@ def build_network(spec: ClipSpec) -> nn.Module:
         return network
     if spec.tower is None:
         raise ValueError(f"clip: nothing is known of {spec.tower_name}, the text tower of {spec.name!r}, but its name")
+    library_version("transformers")
     with tempfile.TemporaryDirectory() as folder:  # where open_clip asks the hub
         Path(folder, "config.json").write_text(json.dumps(spec.tower))
         text = {**cfg["text_cfg"], "hf_model_name": folder, "hf_model_pretrained": False}

@@ -14,6 +14,7 @@ from typing import Any
 
 import open_clip
 from open_clip.constants import HF_CONFIG_NAME
+from open_clip.pretrained import download_pretrained_from_hf
 
 from models.clip import Clip, ClipSpec
 from tasks.text_tower import find_tower
@@ -75,7 +76,7 @@ def find_pretrained(name: str) -> Found:
 
 
 def specified(name: str) -> ClipSpec:
-    """What a name means but its tokenizer and weights, which are not fetched.
+    """What a name means but its weights and, except beside a text tower of transformers, its tokenizer.
 
     Raises: ValueError as `find_pretrained`.
     """
@@ -117,13 +118,13 @@ def on_hub(name: str) -> Found:
     """What a repository of the hub holds; fetched, or found in the hub's own cache."""
     found = completed(spec_of(name, hub_config(name)))
     with told_of_fetching(name):
-        return Found(*found, str(open_clip.download_pretrained_from_hf(name.removeprefix(HUB))))
+        return Found(*found, str(download_pretrained_from_hf(name.removeprefix(HUB))))
 
 
 def hub_config(name: str) -> Path:
     """The configuration in a repository of the hub; fetched, or found in the hub's own cache."""
     with told_of_fetching(name):
-        return Path(open_clip.download_pretrained_from_hf(name.removeprefix(HUB), filename=HF_CONFIG_NAME))
+        return Path(download_pretrained_from_hf(name.removeprefix(HUB), filename=HF_CONFIG_NAME))
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from flows.cli_data import CLIP_HELP
 from models.clip import Clip, ClipSpec
 from tasks.clip_encoder import ClipEncoder
 from tasks.dump import clip_folder
-from tasks.pretrained import load_pretrained
+from tasks.pretrained import load_pretrained, specified
 from unclip.data.crops import Crop
 from unclip.store import Store
 
@@ -126,6 +126,32 @@ def test_what_cannot_be_loaded_is_refused_in_a_line(name, message, tmp_path):
     (tmp_path / "torn" / "open_clip_config.json").write_text('{"model_cfg": 3}')
     with pytest.raises(ValueError, match=message) as refusal:
         load_pretrained(name.format(tmp_path))
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """The hub's own cache, without a network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_a_repository_of_the_hub_is_found_in_its_cache(hub):
+    place = hub / "models--org--tiny"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text("0" * 40)
+    (place / "snapshots").mkdir()
+    folder = folder_of(place / "snapshots" / ("0" * 40), {})
+    tokens = torch.ones(1, 20, dtype=torch.long)
+    clips = [load_pretrained(name) for name in ("hf-hub:org/tiny", f"local-dir:{folder}")]
+    assert torch.equal(*(clip.encode_text(tokens) for clip in clips)) and clips[0].spec.name == "hf-hub:org/tiny"
+    assert specified("hf-hub:org/tiny") == clips[0].spec
+
+
+def test_a_repository_that_cannot_be_fetched_is_told_in_a_line(hub):
+    with pytest.raises(ValueError, match=r"^clip\.pretrained: hf-hub:org/none cannot be fetched: ") as refusal:
+        load_pretrained("hf-hub:org/none")
     assert "\n" not in str(refusal.value)
 
 

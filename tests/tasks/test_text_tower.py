@@ -15,13 +15,19 @@ from tasks.text_tower import tower_config
 from tests.flows.conftest import ROOT
 
 ASIDE = ROOT / ".tools" / "transformers"
+REFUSALS = {
+    "no vocabulary": "there is no vocabulary among the tokenizer's files in ",
+    "odd activation": "of no kind",
+    "odd width": "hidden_size",
+    "odd padding": "adding",
+}
 KINDS = {"roberta": 0, "xlm-roberta": 0, "mt5": 3, "nllb": 31, "coca": 0}  # and the first token of the first caption
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What a program found that has transformers, by kind."""
-    assert ASIDE.is_dir(), "make setup has not been run"
+    assert ASIDE.is_dir(), "make aside has not been run"
     folder = tmp_path_factory.mktemp("towers")
     path = os.pathsep.join([str(ASIDE), os.environ.get("PYTHONPATH", "")])
     env = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "XDG_CACHE_HOME": str(folder / "cache")}
@@ -58,10 +64,28 @@ def test_without_transformers_it_is_told_how_to_get_it(monkeypatch):
     assert str(refusal.value) == f"{expected}pip install 'unclip[transformers]'"
 
 
-def test_a_tower_of_another_kind_is_refused(tmp_path):
-    (tmp_path / "text_config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ValueError, match="towers of the kind 'llama' are not supported, only roberta, xlm-roberta"):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"model_type": "llama"}', "towers of the kind 'llama' are not supported, only roberta, xlm-roberta"),
+        ("[1]", "must be an object of JSON, is list"),
+        ("{", "Expecting property name"),
+    ],
+)
+def test_a_tower_of_another_kind_is_refused(tmp_path, text, message):
+    (tmp_path / "text_config.json").write_text(text)
+    with pytest.raises(ValueError, match=message):
         tower_config("org/none", tmp_path)
+
+
+@pytest.mark.parametrize("damage", REFUSALS)
+def test_files_of_a_tower_that_are_not_as_they_should_be_are_refused_in_a_line(damage, found):
+    said = found["damaged"][damage]
+    assert said.startswith("clip.pretrained: 'local-dir:") and REFUSALS[damage] in said and "\n" not in said
+
+
+def test_no_code_of_a_model_is_run(found):
+    assert found["damaged"]["ran"] is False
 
 
 def test_a_name_alone_is_no_network():

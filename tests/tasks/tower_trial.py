@@ -166,13 +166,39 @@ def trial(root, kind):
     return found
 
 
+def damaged(root):
+    """What is said of folders that are not as they should be, and whether code of theirs was run."""
+    said = {}
+    changes = {"odd activation": {"hidden_act": "of no kind"}, "odd width": {"hidden_size": "x"},
+               "odd padding": {"pad_token_id": 999}, "no vocabulary": {}}  # fmt: skip
+    for damage, change in changes.items():
+        folder = model_folder(root / damage.replace(" ", "-"), "roberta")
+        tower = json.loads((folder / "text_config.json").read_text())
+        (folder / "text_config.json").write_text(json.dumps(tower | change))
+        if damage == "no vocabulary":
+            (folder / "tokenizer.json").unlink()
+        try:
+            load_pretrained(f"local-dir:{folder}")
+        except ValueError as error:
+            said[damage] = str(error)
+    folder = model_folder(root / "evil", "roberta")
+    (folder / "evil.py").write_text(f"open({str(root / 'ran')!r}, 'w')\nclass C: pass\n")
+    auto = {"auto_map": {"AutoConfig": "evil.C", "AutoTokenizer": ["evil.C", "evil.C"]}}
+    for name in ("config.json", "text_config.json", "tokenizer_config.json"):
+        record = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(record | auto))
+    clip = load_pretrained(f"local-dir:{folder}")
+    return said | {"ran": (root / "ran").exists() or "auto_map" in clip.spec.tower}
+
+
 def main():
-    """Try every kind in a folder."""
+    """Try every kind in a folder, then folders that are damaged."""
     root = Path(sys.argv[1])
     load_verbs()
     folder_dump(root).rename(root / "other")  # its pictures are what is wanted
     for kind in kinds():
         print(json.dumps(trial(root, kind)), flush=True)
+    print(json.dumps({"kind": "damaged", **damaged(root)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ def inspect_dump(dump: Path, seed: int = 0) -> dict[str, Any]:
         "refused": refused(parts),
         "origin": infos[0].origin,
         "clip": {name: getattr(infos[0], name) for name in AGREEING},
-        "further": {name: asdict(field) for name, field in further_fields(parts).items()},
+        "further": {name: {"kind": field.kind, "rows": field.rows} for name, field in further_fields(parts).items()},
         **column_figures(parts, infos[0]),
         "exact_duplicates": repeated(digests_of(parts)) if infos[0].origin == EMBEDDED else None,
         **likenesses(keys, captions, sample),

@@ -17,6 +17,7 @@ from unclip.data.more_columns import ENCODER, read_more
 from unclip.data.rows import MORE, Row
 
 TYPES = {"bool": pa.bool_(), "int": pa.int64(), "float": pa.float64(), "text": pa.string()}
+LARGEST_IN_FLOAT = 2**53
 BATCH_ROWS = 8_192  # in memory at a time
 Further = dict[str, Any]
 
@@ -26,13 +27,18 @@ class Field:
     """One further column over all rows of a dump, refused ones too."""
 
     kind: str  # of TYPES: what holds each of its values
-    rows: int  # that have a value
+    rows: int = 0  # that have a value
+    largest: int = 0  # of the integers, whatever their sign
 
-    def add(self, kind: str) -> None:
-        """Counts a value."""
+    def add(self, value: Any) -> None:
+        """Counts a value. Integers that no float holds stand beside floats as text."""
         self.rows += 1
+        if (kind := kind_of(value)) == "int":
+            self.largest = max(self.largest, abs(value))
         if self.kind != kind:
             self.kind = "float" if {self.kind, kind} == {"int", "float"} else "text"
+        if self.kind == "float" and self.largest > LARGEST_IN_FLOAT:
+            self.kind = "text"
 
     def column(self, values: Sequence[Any]) -> pa.Array:
         """Values as a column; what is no text where others are, is JSON."""
@@ -47,7 +53,7 @@ def further_fields(parts: Sequence[Path]) -> dict[str, Field]:
     for row in further_rows(parts):
         for name, value in row.items():
             if value is not None:
-                found.setdefault(name, Field(kind_of(value), 0)).add(kind_of(value))
+                found.setdefault(name, Field(kind_of(value))).add(value)
     return found
 
 

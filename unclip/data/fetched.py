@@ -61,11 +61,20 @@ def fetch_list(
         else:
             clear_left(place)
         progress(shard + 1, len(recipes))
-    for path in folder.glob("*"):  # of a list that was longer: their parts go too
-        number = path.name.removesuffix(".old").removeprefix(".")
-        if number.isdecimal() and int(number) >= len(recipes):
-            shutil.rmtree(path)
+    remove_shards(folder, len(recipes))
     return FetchedConfig(urls=config, folder=folder)
+
+
+def remove_shards(folder: Path, start: int) -> None:
+    """Remove the shards from number `start` on, of a list that was longer: their parts go too.
+
+    Killed anywhere in here, none of them is taken for a whole one later.
+    """
+    for path in [path for path in folder.glob("*") if path.is_dir() and not path.is_symlink()]:
+        number = path.name.removesuffix(".old").removeprefix(".")
+        if number.isdecimal() and int(number) >= start:
+            (path / RECORD).unlink(missing_ok=True)
+            shutil.rmtree(path)
 
 
 def fetch_shard(config: UrlsConfig, shard: int, how: DownloadConfig, recipe: dict[str, Any], place: Path) -> None:

@@ -7,7 +7,7 @@ must be the text embeddings found: then its weights are on record, and text can 
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,8 @@ from unclip.data.dump_origin import refuse_other_clip
 from unclip.data.dump_records import read_record, write_record
 from unclip.data.embed import UNEMBEDDABLE, Encoder
 from unclip.data.embedded_again import MIN_IMPORTED_COSINE
-from unclip.data.exports import KEPT, new_folder
-from unclip.data.more_columns import more_json
+from unclip.data.exports import new_folder
+from unclip.data.import_metadata import Said, said_in
 from unclip.data.part_files import REJECTS_SCHEMA
 from unclip.data.rows import Row, sample_id, write_rows
 from unclip.data.shards import sample_key
@@ -45,9 +45,6 @@ from unclip.data.table import (
 
 PART_ROWS = 20_000  # of ours; clip-retrieval's files have up to a million
 NUM_COMPARED = 32  # captions of a file
-NAMING = ("image_path", "url", "key")  # columns that name a picture, the best first
-SIDES = ("width", "height")
-MAX_SIDE_PX = 2**31 - 1
 Array = NDArray[Any]
 
 
@@ -71,10 +68,7 @@ class FoundRows:
 
     image: Array  # (N, D)
     text: Array  # (N, D)
-    names: list[str]  # path, address or key of the picture
-    captions: list[str]
-    sides: list[dict[str, int | None]]  # width and height, as they are said
-    more: list[str | None]  # JSON of what the metadata say besides
+    said: Said
 
 
 def import_dump(
@@ -95,7 +89,7 @@ def import_dump(
             digest = partition.digest  # reads its files: once, not for every block of them
             for found in blocks_of(partition):
                 if encoder is not None:
-                    refuse_other_captions(partition.text, found.captions, found.text, encoder)
+                    refuse_other_captions(partition.text, found.said.captions, found.text, encoder)
                 info = info_of_import(encoder, model, dimension, digest)
                 write_import(aside / "parts" / f"{number:06d}.parquet", number, found, info, folder)
                 number += 1
@@ -164,41 +158,13 @@ def load_vectors(path: Path) -> Array:
 
 
 def blocks_of(partition: Partition) -> Iterator[FoundRows]:
-    """The rows of a partition, at most PART_ROWS at a time. Raises: ValueError when there is no column of captions."""
-    there = pq.read_schema(partition.metadata).names
-    if "caption" not in there:
-        raise ValueError(f"{partition.metadata} has no column 'caption'; it has {', '.join(there)}")
-    naming = [name for name in NAMING if name in there]
-    more = [name for name in there if name not in (*NAMING, "caption", *SIDES, *KEPT)]
+    """The rows of a partition, at most PART_ROWS at a time. Raises: ValueError as `said_in`."""
     image, text = load_vectors(partition.image), load_vectors(partition.text)
     start = 0
-    with pq.ParquetFile(partition.metadata) as file:
-        for batch in file.iter_batches(PART_ROWS):
-            rows, stop = batch.to_pylist(), start + len(batch)
-            yield FoundRows(
-                image=np.asarray(image[start:stop]),
-                text=np.asarray(text[start:stop]),
-                names=[
-                    next((str(row[name]) for name in naming if row[name]), f"{partition.metadata.name} row {place}")
-                    for place, row in enumerate(rows, start)
-                ],
-                captions=["" if row["caption"] is None else str(row["caption"]) for row in rows],
-                sides=[{side: as_side(row.get(side)) for side in SIDES} for row in rows],
-                more=[said_besides(row, naming, more) for row in rows],
-            )
-            start = stop
-
-
-def said_besides(row: Mapping[str, Any], naming: Sequence[str], more: Sequence[str]) -> str | None:
-    """JSON of a row's further columns, and of its address where another column names the picture; None without any."""
-    address = [row["url"]] if "url" in naming[1:] and row["url"] not in (None, row[naming[0]]) else []
-    names = [*more, *(["url"] if address else [])]
-    return more_json(names, [*(row[name] for name in more), *address]) if names else None
-
-
-def as_side(value: Any) -> int | None:
-    """Pixels; None for what says no such number."""
-    return int(value) if isinstance(value, int | float) and 0 < value <= MAX_SIDE_PX else None
+    for said in said_in(partition.metadata, PART_ROWS):
+        stop = start + len(said)
+        yield FoundRows(np.asarray(image[start:stop]), np.asarray(text[start:stop]), said)
+        start = stop
 
 
 def refuse_other_captions(name: Path, captions: Sequence[str], text: Array, encoder: Encoder) -> None:
@@ -255,28 +221,29 @@ def info_of_import(encoder: Encoder | None, model: str, dimension: int, digest: 
 def write_import(part: Path, shard: int, found: FoundRows, info: TableInfo, folder: Path) -> None:
     """Write a part with every row's fate, its rejects and its record."""
     image, text = (array.astype(np.float32) for array in (found.image, found.text))
+    said = found.said
     good = storable(image) & storable(text)
     rows = np.flatnonzero(good)
     keys = [sample_key(shard, row) for row in range(len(good))]
-    identities = [sample_id(*pair) for pair in zip(found.names, found.captions, strict=True)]
+    identities = [sample_id(*pair) for pair in zip(said.names, said.captions, strict=True)]
     schema = part_schema(TableInfo(**vars(info) | {"num_rows": len(rows)}))
     columns = {
         "key": [keys[row] for row in rows],
         "sample_id": [identities[row] for row in rows],
         "image_embedding": vectors(image[rows].astype(np.float16), schema.field("image_embedding").type),
         "text_embedding": vectors(text[rows].astype(np.float16), schema.field("text_embedding").type),
-        "caption": [found.captions[row] for row in rows],
+        "caption": [said.captions[row] for row in rows],
         "clip_score": np.einsum("nd,nd->n", unit(image[rows]), unit(text[rows])),
     }
     write_columns(part, pa.Table.from_pydict(columns, schema=schema))
-    fates = zip(keys, identities, found.names, found.captions, found.sides, found.more, strict=True)
+    fates = zip(keys, identities, said.names, said.captions, said.sides, said.more, strict=True)
     write_rows(
         rows_path(part),
         [Row(key=k, sample_id=i, url=n, caption=c, **sides, more=more) for k, i, n, c, sides, more in fates],
     )
     rejects = [{"key": keys[row], "reason": UNEMBEDDABLE, "detail": ""} for row in np.flatnonzero(~good)]
     pq.write_table(pa.Table.from_pylist(rejects, schema=REJECTS_SCHEMA), rejects_path(part), compression="zstd")
-    said = {
+    record = {
         "recipe": {"source": "imported", "files": info.shard_digest},
         "origin": f"import of {folder.resolve()}",
         "source": {"rows": len(good), "kept": len(good), "refused": {}},
@@ -284,4 +251,4 @@ def write_import(part: Path, shard: int, found: FoundRows, info: TableInfo, fold
         "refused": {UNEMBEDDABLE: len(rejects)} if rejects else {},
         "files": {path.name: file_digest(path) for path in files_of(part)},
     }
-    write_record(part.with_suffix(".json"), said)
+    write_record(part.with_suffix(".json"), record)

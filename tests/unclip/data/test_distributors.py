@@ -29,7 +29,7 @@ def tool_with(folder, distributor):
     """img2dataset's environment with one library more: a Python that looks into both folders."""
     there = tool_python().parent.parent / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
     aside = ROOT / ".tools" / distributor
-    assert aside.is_dir(), "make setup has not been run"
+    assert aside.is_dir(), "make aside has not been run"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     place = folder / "lib" / there.parent.name / "site-packages" / "both.pth"
     place.write_text(f"{there}\n{aside}\n")

@@ -18,6 +18,7 @@ from unclip.data.config import FolderConfig, ShardsConfig, UrlsConfig
 from unclip.data.dump import fill_dump, part_paths, rows_path
 from unclip.data.dump_engine import Engine
 from unclip.data.dump_figures import inspect_dump
+from unclip.data.dump_further import Field, kind_of
 from unclip.data.exports import export_dump
 from unclip.data.fetched import fetch_list
 from unclip.data.more_columns import as_json, read_more
@@ -86,6 +87,14 @@ def test_an_export_has_further_columns_of_one_type_in_all_files(dump, tmp_path):
     assert found["tags"][1] == '["x", 1]' and found["url"] == ["http://a.example/1.png", None, None, None]
     assert found["width"] == [48] * 4 and found["source_width"] == [900, None, None, None]
     assert found["source_caption"][0] == "one" and found["source_image_path"][2] == "/there"
+
+
+@pytest.mark.parametrize("values", [[1, 2**60, 0.5], [0.5, 1, 2**60], [2**60, 0.5, 1]])
+def test_integers_that_no_float_holds_are_text_beside_floats(values):
+    field = Field(kind_of(values[0]))
+    for value in values:
+        field.add(value)
+    assert field.kind == "text" and field.rows == 3 and field.column(values).to_pylist() == [str(v) for v in values]
 
 
 def test_duckdb_joins_further_columns_by_key(dump):

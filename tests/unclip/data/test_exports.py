@@ -24,6 +24,7 @@ from unclip.data.config import ShardsConfig
 from unclip.data.dump import part_paths, rows_path
 from unclip.data.dump_figures import inspect_dump
 from unclip.data.exports import export_dump
+from unclip.data.import_metadata import said_in
 from unclip.data.imports import import_dump
 from unclip.data.rows import read_rows
 from unclip.data.table import read_part, read_parts
@@ -227,6 +228,9 @@ def test_files_are_paired_by_number_however_they_are_padded(tmp_path):
     assert np.allclose(tables[10]["image_embedding"][1].as_py(), vectors(10, 2)[1], rtol=1e-3)
 
 
+BROKEN = pa.Array.from_buffers(pa.string(), 2, pa.array([b"a", b"\xff"]).buffers())
+
+
 def test_what_metadata_say_besides_comes_along_and_goes_out_again(tmp_path):
     folder = laid_out(tmp_path / "in", vectors(0, 3))
     said = {
@@ -239,6 +243,9 @@ def test_what_metadata_say_besides_comes_along_and_goes_out_again(tmp_path):
         "similarity": [0.3, 0.25, None],
         "NSFW": ["UNLIKELY", "", "NSFW"],
         "exif": [{"make": "x"}, None, None],
+        "clip_score": [0.25] * 3,
+        "seen": pa.array([19724] * 3, pa.date32()),
+        "taken": pa.array([1704164645] * 3, pa.timestamp("s", "No/Where")),
     }
     pq.write_table(pa.table(said), folder / "metadata" / "metadata_0.parquet")
     made = import_dump(folder, tmp_path / "out")
@@ -247,13 +254,39 @@ def test_what_metadata_say_besides_comes_along_and_goes_out_again(tmp_path):
         ("0/1.jpg", "one", 640, 480), ("http://a.org/2.jpg", "", None, None), ("http://a.org/3.jpg", "three", None, 3)
     ]  # fmt: skip
     more = [json.loads(row.more) for row in rows]
-    assert more[0] == {"similarity": 0.3, "NSFW": "UNLIKELY", "exif": "{'make': 'x'}", "url": "http://a.org/1.jpg"}
-    assert more[2] == {"similarity": None, "NSFW": "NSFW", "exif": None}
+    first = {"similarity": 0.3, "NSFW": "UNLIKELY", "exif": "{'make': 'x'}", "url": "http://a.org/1.jpg", "key": "1"}
+    assert more[0] == first | {"seen": "2024-01-02", "clip_score": 0.25, "taken": "2024-01-02 03:04:05.000Z"}
+    assert more[2]["width"] == -1 and "url" not in more[2] and more[2]["similarity"] is None
     assert made["rows"] == 3 and verified(tmp_path / "out") == []
     export_dump(tmp_path / "out", tmp_path / "again", "clip-retrieval")
     again = metadata(tmp_path / "again")
     assert again["similarity"].to_pylist() == [0.3, 0.25, None] and again["width"].to_pylist() == [640, None, None]
-    assert again["source_url"].to_pylist() == ["http://a.org/1.jpg", "http://a.org/2.jpg", None]
+    assert again["source_url"].to_pylist() == ["http://a.org/1.jpg", None, None]
+    assert again["source_clip_score"].to_pylist() == [0.25] * 3 != again["clip_score"].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ([("caption", ["a", "b"]), ("caption", ["c", "d"])], "has more than one column named 'caption'"),
+        ([("caption", ["a", "b"]), ("bad", BROKEN)], "column 'bad' cannot be read: 'utf-8' codec"),
+        ([("text", ["a", "b"])], "has no column 'caption'; it has text"),
+    ],
+)
+def test_metadata_that_cannot_be_kept_are_refused_by_column(tmp_path, columns, message):
+    folder = laid_out(tmp_path / "in", vectors(0, 2))
+    table = pa.table([values for _, values in columns], names=[name for name, _ in columns])
+    pq.write_table(table, folder / "metadata" / "metadata_0.parquet")
+    with pytest.raises(ValueError, match=message):
+        import_dump(folder, tmp_path / "out")
+
+
+def test_parts_are_of_one_size_however_rows_are_grouped(tmp_path):
+    table = pa.table({"caption": pa.array(["a", "b", "c", "d", "e"] * 7).dictionary_encode()})
+    pq.write_table(table, tmp_path / "m.parquet", row_group_size=2)
+    found = list(said_in(tmp_path / "m.parquet", 10))
+    assert [len(said) for said in found] == [10, 10, 10, 5] and found[3].names[4] == "m.parquet row 34"
+    assert [caption for said in found for caption in said.captions] == table["caption"].to_pylist()
 
 
 def test_rows_that_are_no_vectors_are_rejected_and_counted(tmp_path):
