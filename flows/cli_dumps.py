@@ -24,7 +24,7 @@ def search(
     image: Annotated[Path | None, typer.Option(help="A picture to look for instead", show_default=False)] = None,
     num: Annotated[int, typer.Option("-k", help="How many")] = 10,
     sheet: Annotated[Path | None, typer.Option(help="A PNG of what was found", show_default=False)] = None,
-    clip: Annotated[Path | None, typer.Option(help="Another CLIP's folder; if left out, the dump's")] = None,
+    clip: Annotated[str | None, typer.Option(help="Where a dump holds none: the CLIP, as `embed` takes it")] = None,
     store: StoreDir = STORE,
     as_json: Json = False,
 ) -> None:
@@ -127,6 +127,12 @@ def verify_dump(dump: Path, sample: int, seed: int, source: Path | None, as_json
         raise typer.Exit(1)
 
 
+def _context(context: int, num_filled: int | None) -> str:
+    if num_filled is None:  # of an imported dump
+        return f"{context} tokens" if context else "unknown"
+    return f"{context} tokens, filled by {num_filled:,} captions"
+
+
 def _told(found: dict[str, Any]) -> list[list[str]]:
     """The lines of a dump's figures that are one value each."""
     similar = found["similarity"]
@@ -141,7 +147,7 @@ def _told(found: dict[str, Any]) -> list[list[str]]:
         ["preprocessing", clip["preprocessing_digest"][:12]],
         ["tokenizer", clip["tokenizer"][:30]],
         ["further", "\n".join(_fields(found["further"])) or "none"],
-        ["context", f"{clip['context']} tokens, filled by {found['context_filled']:,} captions"],
+        ["context", _context(clip["context"], found["context_filled"])],
         ["versions", versions_line(found["versions"]) or "the same in all parts"],
         ["similarity", f"{histogram(similar['counts'])}  -1 to 1, pairs of {similar['rows_compared']:,} rows drawn"],
         ["duplicates", _duplicates(found)],

@@ -107,6 +107,8 @@ def named(name: str, weights: str) -> Found:
 def in_folder(name: str, folder: Path) -> Found:
     """What a folder in open_clip's layout holds: open_clip_config.json, weights, tokenizer.json where it is needed."""
     weights = sorted(folder.glob("*.safetensors"), key=lambda path: (not path.name.startswith("open_clip"), path.name))
+    if not folder.is_dir():
+        raise ValueError(f"clip.pretrained: {folder} is no folder")
     if not weights:
         pickled = ", ".join(sorted(path.name for kind in ("*.bin", "*.pt", "*.pth") for path in folder.glob(kind)))
         instead = f", only {pickled}; {CONVERT}" if pickled else ""

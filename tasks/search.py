@@ -1,11 +1,12 @@
 """Search in what holds an embedding table: a dump's folder, or a pipeline of the store."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tasks.captions import require_readable
 from tasks.clip_encoder import ClipEncoder
-from tasks.dump import open_encoder
+from tasks.dump import clip_folder, open_encoder
 from unclip.artifact import Artifact
 from unclip.data.dump import part_paths
 from unclip.data.dump_pictures import ShardPictures
@@ -16,12 +17,14 @@ from unclip.store import Store
 
 
 def search(
-    name: str, store: Path, text: str | None, image: Path | None, num: int, clip: Path | None = None
+    name: str, store: Path, text: str | None, image: Path | None, num: int, clip: str | None = None
 ) -> tuple[Searchable, list[dict[str, Any]]]:
-    """A dump or a pipeline's table, and what it holds nearest to a text or a picture; clip: another than its own.
+    """A dump or a pipeline's table, and what it holds nearest to a text or a picture.
 
-    Raises: ValueError as `one_query` and `refuse_clip`, for a name that is neither, and for a text that CLIP
-        cannot read.
+    clip: in place of its own, as `embed` takes it.
+
+    Raises: ValueError as `one_query`, `clip_folder` and `refuse_clip`, for a name that is neither, and for a text that
+        CLIP cannot read.
     """
     query = one_query(text, image, num)
     if is_dump(name):
@@ -29,16 +32,22 @@ def search(
         if clip is None and not (own / "clip.json").is_file():
             if not (Path(name) / "manifest.json").is_file():
                 raise ValueError(f"{name} was not finished: run embed again")
-            raise ValueError(f"{name} holds no CLIP: give --clip, a folder with the one that made it")
-        encoder = open_encoder(clip or own)
+            raise ValueError(f"{name} holds no CLIP: give --clip, the one that made it")
+        encoder = open_named(clip, store, own)
         refuse_clip(Path(name), encoder)
     else:
         table, own = pipeline_table(name, store)
-        encoder = open_encoder(clip or own)
+        encoder = open_named(clip, store, own)
         refuse_other_weights(name, open_encoder(own), encoder)
     if isinstance(query, str):
         require_readable([query], encoder.clip.tokenizer)
     return table, search_table(table, encoder, query, num)
+
+
+def open_named(clip: str | None, store: Path, own: Path) -> ClipEncoder:
+    """The encoder of a CLIP by name, or of the folder without one."""
+    with TemporaryDirectory() as aside:
+        return open_encoder(own if clip is None else clip_folder(clip, Store(store), Path(aside)))
 
 
 def is_dump(name: str) -> bool:

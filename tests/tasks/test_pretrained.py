@@ -109,7 +109,8 @@ def test_settings_of_tokenizers_that_are_not_known_are_refused(text_cfg, message
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("local-dir:{}/none", r"/none has no \*\.safetensors"),
+        ("local-dir:{}/none", "/none is no folder"),
+        ("local-dir:{}/empty", r"/empty has no \*\.safetensors"),
         ("local-dir:{}/pickled", r"has no \*\.safetensors, only model\.bin; no pickle is loaded\. If you trust it: "),
         ("local-dir:{}/bare", r"open_clip_config\.json cannot be read: No such file"),
         ("local-dir:{}/torn", "is no configuration of open_clip's"),
@@ -118,7 +119,7 @@ def test_settings_of_tokenizers_that_are_not_known_are_refused(text_cfg, message
     ],
 )
 def test_what_cannot_be_loaded_is_refused_in_a_line(name, message, tmp_path):
-    for folder in ("pickled", "bare", "torn"):
+    for folder in ("pickled", "bare", "torn", "empty"):
         (tmp_path / folder).mkdir()
     (tmp_path / "pickled" / "model.bin").write_bytes(b"pickle")
     for folder in ("bare", "torn"):

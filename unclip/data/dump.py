@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -98,6 +98,8 @@ def clear_aside(parts: Path) -> None:
     """Remove what a run or a worker that was killed left of parts."""
     for left in parts.glob(f"{ASIDE}*"):
         shutil.rmtree(left, ignore_errors=True)
+    for left in parts.glob(".*.json.*"):  # a record, before it had its name
+        left.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -167,13 +169,14 @@ def write_files(record: Path, said: dict[str, Any], made: Made, encoder: Encoder
         write_rows(rows_path(aside), made.rows)
         check_part(aside, made, encoder)
         digests = {path.name: file_digest(path) for path in files_of(aside)}
+        sizes = sizes_of(files_of(aside))
         drop_part(record)
         for path in reversed(files_of(aside)):
             os.replace(path, part.with_name(path.name))
     refused = refusals(row.status for row in made.rows)
     source = {"rows": len(made.rows), "kept": len(made.rows) - sum(refused.values()), "refused": refused}
     counts = {"source": source, "rows": len(made.places), "refused": made.refused, "files": digests}
-    write_record(record, said | counts)
+    write_record(record, said | counts | {"sizes": sizes})
 
 
 def refuse_no_dump(out: Path) -> None:
@@ -215,18 +218,22 @@ def finish(out: Path, config: IndexConfig = DEFAULT_INDEX) -> None:
         "index_settings": asdict(config),
         "versions": versions_of(infos),
         "files": files | {path.name: file_digest(path) for path in beside},
+        "sizes": sizes_of(beside),
     }
     write_record(out / "manifest.json", manifest)
 
 
 def is_finished(out: Path, index: IndexConfig, clip: Path) -> bool:
-    """Whether the dump has its manifest and what this says is beside the parts: key map, the index as set, its CLIP."""
+    """Whether the dump has its manifest and what this says is beside the parts: key map, the index as set, its CLIP.
+
+    Of files that are there their sizes are looked at, here and for parts: what was cut short is made again.
+    """
     manifest = record_or_none(out / "manifest.json", "files", "rows", "refused", "index", "versions")
     if manifest is None or manifest.get("index_settings") != asdict(index):
         return False
     beside = [name for name in manifest["files"] if "/" not in name]
     beside += [f"clip/{name}" for name in CLIP_FILES if (clip / name).is_file()]
-    return all((out / name).is_file() for name in beside)
+    return all((out / name).is_file() for name in beside) and are_whole(out, manifest)
 
 
 def part_is_there(out: Path, shard: int, recipe: dict[str, Any]) -> bool:
@@ -235,7 +242,18 @@ def part_is_there(out: Path, shard: int, recipe: dict[str, Any]) -> bool:
     if not all(path.is_file() for path in (record, *files_of(record.with_suffix(".parquet")))):
         return False
     said = record_or_none(record, "recipe", "origin", "files")
-    return said is not None and bool(said["recipe"] == recipe)
+    return said is not None and bool(said["recipe"] == recipe) and are_whole(record.parent, said)
+
+
+def sizes_of(paths: Iterable[Path]) -> dict[str, int]:
+    """The bytes of files, by name."""
+    return {path.name: path.stat().st_size for path in paths}
+
+
+def are_whole(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether files in a folder are as large as a record says, if it does."""
+    sizes: dict[str, int] = record.get("sizes", {})
+    return all((folder / name).stat().st_size == size for name, size in sizes.items())
 
 
 def drop_part(record: Path) -> None:

@@ -78,7 +78,9 @@ def column_figures(parts: Sequence[Path], info: TableInfo) -> dict[str, Any]:
             tokens = matrix(table["tokens"], info.context)
             spreads["caption_tokens"].add(num_tokens(tokens, info.tokenizer).astype(np.float32))
             num_full += num_filled(tokens, info.tokenizer)
-    return {name: spread.figures() for name, spread in spreads.items()} | {"context_filled": num_full}
+    return {name: spread.figures() for name, spread in spreads.items()} | {
+        "context_filled": num_full if "tokens" in present else None
+    }
 
 
 def digests_of(parts: Sequence[Path]) -> Iterator[NDArray[np.uint64]]:

@@ -1,6 +1,6 @@
 """What the metadata of a clip-retrieval dump say of each image, some rows in memory at a time."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from unclip.data.more_columns import more_json
 
-NAMING = ("image_path", "url", "key")  # columns that name a picture, the best first
+NAMING = ("url", "image_path", "key")  # columns that name a picture, the best first: who has a list has its addresses
 SIDES = ("width", "height")
 MAX_SIDE_PX = 2**31 - 1
 
@@ -28,8 +28,8 @@ class Said:
         return len(self.names)
 
 
-def said_in(path: Path, num_rows: int) -> Iterator[Said]:
-    """What a file of metadata says, so many rows at a time.
+def said_in(path: Path, num_rows: int, left_out: Container[str] = ()) -> Iterator[Said]:
+    """What a file of metadata says, so many rows at a time. left_out: columns that say nothing more.
 
     Raises: ValueError for a file without captions, with two columns of one name, or one that cannot be read.
     """
@@ -50,7 +50,7 @@ def said_in(path: Path, num_rows: int) -> Iterator[Said]:
             ],
             captions=["" if row["caption"] is None else str(row["caption"]) for row in rows],
             sides=[{side: as_side(row.get(side)) for side in SIDES} for row in rows],
-            more=[said_besides(row, name) for row, name in zip(rows, named, strict=True)],
+            more=[said_besides(row, name, left_out) for row, name in zip(rows, named, strict=True)],
         )
         start += len(rows)
 
@@ -79,9 +79,9 @@ def values_of(column: pa.ChunkedArray, where: str) -> list[Any]:
     return values
 
 
-def said_besides(row: Mapping[str, Any], naming: str | None) -> str | None:
+def said_besides(row: Mapping[str, Any], naming: str | None, left_out: Container[str]) -> str | None:
     """JSON of what a row says besides the caption, the name of its picture and sides that are numbers of pixels."""
-    more = {name: value for name, value in row.items() if name not in ("caption", naming)}
+    more = {name: value for name, value in row.items() if name not in ("caption", naming) and name not in left_out}
     for name in (*NAMING, *SIDES):
         value = more.get(name)
         says_nothing = value is None or value != value or (naming is not None and value == row[naming])

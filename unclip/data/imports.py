@@ -23,7 +23,7 @@ from unclip.data.dump_origin import refuse_other_clip
 from unclip.data.dump_records import read_record, write_record
 from unclip.data.embed import UNEMBEDDABLE, Encoder
 from unclip.data.embedded_again import MIN_IMPORTED_COSINE
-from unclip.data.exports import new_folder
+from unclip.data.exports import KEPT, new_folder
 from unclip.data.import_metadata import Said, said_in
 from unclip.data.part_files import REJECTS_SCHEMA
 from unclip.data.rows import Row, sample_id, write_rows
@@ -82,17 +82,20 @@ def import_dump(
     """
     partitions = partitions_of(folder)
     dimension = dimension_of(partitions)
+    left_out = KEPT if (folder / "export.json").is_file() else ()  # of ours, found out again
     with new_folder(out) as aside:
         (aside / "parts").mkdir()
         number = 0
         for partition in partitions:
             digest = partition.digest  # reads its files: once, not for every block of them
-            for found in blocks_of(partition):
+            for found in blocks_of(partition, left_out):
                 if encoder is not None:
                     refuse_other_captions(partition.text, found.said.captions, found.text, encoder)
                 info = info_of_import(encoder, model, dimension, digest)
                 write_import(aside / "parts" / f"{number:06d}.parquet", number, found, info, folder)
                 number += 1
+        if not number:
+            raise ValueError(f"{folder} has no rows: there is nothing to import")
         if clip is not None:
             assert encoder is not None
             copy_clip(clip, aside / "clip", encoder)
@@ -151,17 +154,17 @@ def load_vectors(path: Path) -> Array:
     try:
         array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no whole .npy file: {error}") from error
+        raise ValueError(f"{path} is no whole .npy file of numbers") from error
     if array.ndim != 2 or array.dtype.kind != "f":
         raise ValueError(f"{path} must hold rows of floats (N, D), has {array.dtype} {array.shape}")
     return array
 
 
-def blocks_of(partition: Partition) -> Iterator[FoundRows]:
+def blocks_of(partition: Partition, left_out: Sequence[str]) -> Iterator[FoundRows]:
     """The rows of a partition, at most PART_ROWS at a time. Raises: ValueError as `said_in`."""
     image, text = load_vectors(partition.image), load_vectors(partition.text)
     start = 0
-    for said in said_in(partition.metadata, PART_ROWS):
+    for said in said_in(partition.metadata, PART_ROWS, left_out):
         stop = start + len(said)
         yield FoundRows(np.asarray(image[start:stop]), np.asarray(text[start:stop]), said)
         start = stop

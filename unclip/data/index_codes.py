@@ -141,7 +141,10 @@ def open_index(folder: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{folder} holds no index.faiss")
     while True:
-        index = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_MMAP_IFC)
+        try:
+            index = faiss.read_index(str(path), faiss.IO_FLAG_SKIP_IVF_DATA | faiss.IO_FLAG_MMAP_IFC)
+        except RuntimeError as error:
+            raise ValueError(f"{path} is damaged: faiss cannot read it; what made it makes it again") from error
         ivf = faiss.try_extract_index_ivf(index)
         if ivf is None or map_lists(faiss.downcast_InvertedLists(ivf.invlists), folder):
             return index

@@ -30,12 +30,12 @@ def as_json(values: Mapping[str, Any]) -> str:
 
 
 def cell(value: Any) -> str | float | bool | None:
-    """Numbers, booleans and text as they are; empty text and what is not finite are null; dates and lists are text."""
+    """Numbers, booleans and text; null for no text and what is not finite; lists and objects as JSON, dates as text."""
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    text = str(value)
+    text = json.dumps(value, ensure_ascii=False, default=str) if isinstance(value, list | dict) else str(value)
     return (text if text.isascii() else text.encode(errors="replace").decode()) or None
 
 

@@ -133,6 +133,8 @@ def folder_chunks(config: FolderConfig) -> list[list[FolderRow]]:
             for column in (config.file_column, config.caption_column, *config.more_columns):
                 if column not in names:
                     raise ValueError(f"{config.captions} has no column {column!r}; it has {', '.join(names) or 'none'}")
+                if names.count(column) > 1:
+                    raise ValueError(f"{config.captions} has {names.count(column)} columns {column!r}")
             rows = marked_repeats(_folder_row(config, row, f"{config.captions}:{reader.line_num}") for row in reader)
     except OSError as error:
         raise ValueError(

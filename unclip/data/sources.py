@@ -1,6 +1,7 @@
 """Folders and existing shards brought under our contract: a sorted shard, and a table of every row's fate."""
 
 import json
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -113,7 +114,17 @@ def folder_shard(config: FolderConfig, shard: int) -> Iterator[Admission]:
 def folder_sample(folder: Path, row: FolderRow) -> Found:
     """What a row of a folder's CSV says; one whose file and caption stand in an earlier row is refused."""
     data = "duplicate" if row.repeats else file_in(folder, row.file)
-    return Found(source_id=row.file, caption=row.caption, data=data, meta=read_more(row.more))
+    detail = other_spelling(folder, row.file) if data == "missing_file" else ""
+    return Found(source_id=row.file, caption=row.caption, data=data, detail=detail, meta=read_more(row.more))
+
+
+def other_spelling(folder: Path, file: str) -> str:
+    """Which file is there whose name looks the same: of another form of Unicode, as macOS writes names."""
+    for form in ("NFC", "NFD"):
+        spelled = unicodedata.normalize(form, file)
+        if spelled != file and isinstance(file_in(folder, spelled), bytes):
+            return f"{file}: a file of that name is there in Unicode form {form}; the list has another form"
+    return ""
 
 
 def file_in(folder: Path, file: str) -> bytes | str:

@@ -83,11 +83,15 @@ def verify_dump(
     if keys is not None:
         whole = [row for row in rows if storable(row.stored["image"][None])[0]]
         problems += [*keys.left(), *index_problems(dump, whole, num_rows)]
+    again = 0
     if rows:
-        problems += embedded_again(dump, rows, open_encoder, read)
-        rows = [row for row in rows if infos[parts[row.part]].weights_digest != UNKNOWN]
+        found = list(embedded_again(dump, rows, open_encoder, read))
+        problems += found
+        again = sum(infos[parts[row.part]].weights_digest != UNKNOWN for row in rows)
+        again -= sum(problem.field == "picture" for problem in found)
+        again *= not any(problem.file == "clip" for problem in found)
     versions = versions_line(versions_of(list(infos.values()))) if len(infos) == len(parts) else ""
-    return Verdict(num_rows, len(parts), len(rows), problems, versions)
+    return Verdict(num_rows, len(parts), again, problems, versions)
 
 
 def manifest_problems(dump: Path, parts: Sequence[Path]) -> Iterator[Problem]:

@@ -145,6 +145,25 @@ def test_what_is_damaged_or_missing_is_made_again(tmp_path, name):
     assert (tmp_path / "dump" / name).read_bytes() == whole
 
 
+@pytest.mark.parametrize("name", ["parts/000001.parquet", "parts/000000.rows.parquet", "index.faiss", "keys.parquet"])
+def test_a_file_that_was_cut_short_is_made_again(tmp_path, name):
+    dump(tmp_path)
+    whole = (tmp_path / "dump" / name).read_bytes()
+    (tmp_path / "dump" / name).write_bytes(whole[:50])
+    (tmp_path / "dump" / "parts" / ".000001.json.7.8").write_text("{")  # of a writer that was killed
+    dump(tmp_path)
+    assert (tmp_path / "dump" / name).read_bytes() == whole and verified(tmp_path / "dump") == []
+    assert not list((tmp_path / "dump" / "parts").glob(".0*"))
+
+
+def test_an_index_that_faiss_cannot_read_is_told_in_a_line(tmp_path):
+    dump(tmp_path)
+    path = tmp_path / "dump" / "index.faiss"
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match=r"index\.faiss is damaged: faiss cannot read it; what made it makes it again"):
+        search_dump(tmp_path / "dump", TinyEncoder(), "a word", None, 1)
+
+
 def test_a_damaged_record_is_one_clear_line(tmp_path):
     dump(tmp_path, 1)
     keys = pq.read_table(tmp_path / "dump" / "keys.parquet")

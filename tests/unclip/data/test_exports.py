@@ -234,9 +234,9 @@ BROKEN = pa.Array.from_buffers(pa.string(), 2, pa.array([b"a", b"\xff"]).buffers
 def test_what_metadata_say_besides_comes_along_and_goes_out_again(tmp_path):
     folder = laid_out(tmp_path / "in", vectors(0, 3))
     said = {
-        "image_path": ["0/1.jpg", None, "http://a.org/3.jpg"],
+        "image_path": ["0/1.jpg", None, "3.jpg"],
         "caption": ["one", None, "three"],
-        "url": ["http://a.org/1.jpg", "http://a.org/2.jpg", "http://a.org/3.jpg"],
+        "url": ["http://a.org/1.jpg", "http://a.org/2.jpg", None],
         "key": ["1", "2", "3"],
         "width": [640, None, -1],
         "height": [480.0, float("nan"), 3],
@@ -251,17 +251,18 @@ def test_what_metadata_say_besides_comes_along_and_goes_out_again(tmp_path):
     made = import_dump(folder, tmp_path / "out")
     rows = read_rows(rows_path(part_paths(tmp_path / "out")[0]))
     assert [(row.url, row.caption, row.width, row.height) for row in rows] == [
-        ("0/1.jpg", "one", 640, 480), ("http://a.org/2.jpg", "", None, None), ("http://a.org/3.jpg", "three", None, 3)
+        ("http://a.org/1.jpg", "one", 640, 480), ("http://a.org/2.jpg", "", None, None), ("3.jpg", "three", None, 3)
     ]  # fmt: skip
     more = [json.loads(row.more) for row in rows]
-    first = {"similarity": 0.3, "NSFW": "UNLIKELY", "exif": "{'make': 'x'}", "url": "http://a.org/1.jpg", "key": "1"}
+    first = {"similarity": 0.3, "NSFW": "UNLIKELY", "exif": '{"make": "x"}', "image_path": "0/1.jpg", "key": "1"}
     assert more[0] == first | {"seen": "2024-01-02", "clip_score": 0.25, "taken": "2024-01-02 03:04:05.000Z"}
-    assert more[2]["width"] == -1 and "url" not in more[2] and more[2]["similarity"] is None
+    assert more[2]["width"] == -1 and "image_path" not in more[2] and more[2]["similarity"] is None
     assert made["rows"] == 3 and verified(tmp_path / "out") == []
     export_dump(tmp_path / "out", tmp_path / "again", "clip-retrieval")
     again = metadata(tmp_path / "again")
     assert again["similarity"].to_pylist() == [0.3, 0.25, None] and again["width"].to_pylist() == [640, None, None]
-    assert again["source_url"].to_pylist() == ["http://a.org/1.jpg", None, None]
+    assert again["url"].to_pylist() == ["http://a.org/1.jpg", "http://a.org/2.jpg", None]
+    assert again["source_image_path"].to_pylist() == ["0/1.jpg", None, None]
     assert again["source_clip_score"].to_pylist() == [0.25] * 3 != again["clip_score"].to_pylist()
 
 
@@ -287,6 +288,18 @@ def test_parts_are_of_one_size_however_rows_are_grouped(tmp_path):
     found = list(said_in(tmp_path / "m.parquet", 10))
     assert [len(said) for said in found] == [10, 10, 10, 5] and found[3].names[4] == "m.parquet row 34"
     assert [caption for said in found for caption in said.captions] == table["caption"].to_pylist()
+
+
+def test_a_dump_without_rows_is_refused_by_its_own_name(tmp_path):
+    folder = laid_out(tmp_path / "in", np.zeros((0, 4), np.float32), captions=[])
+    pq.write_table(pa.table({"caption": pa.array([], pa.string())}), folder / "metadata" / "metadata_0.parquet")
+    with pytest.raises(ValueError, match=r"/in has no rows: there is nothing to import$"):
+        import_dump(folder, tmp_path / "out")
+
+
+def test_what_our_own_export_says_of_vectors_is_found_out_again(tmp_path):
+    back = imported(tmp_path, tar_dump(tmp_path))
+    assert set(inspect_dump(back)["further"]) == {"image_sha256"} and inspect_dump(back)["context_filled"] is None
 
 
 def test_rows_that_are_no_vectors_are_rejected_and_counted(tmp_path):

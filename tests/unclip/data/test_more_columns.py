@@ -52,7 +52,7 @@ def test_a_further_column_that_is_not_there_is_one_clear_error(tmp_path, suffix)
     [
         *((value, value) for value in (True, 3, 0.5, "x", None)),
         *((value, None) for value in ("", math.nan, -math.inf)),
-        *((Decimal("0.1"), "0.1"), (datetime.date(2026, 5, 1), "2026-05-01"), ([1, "a"], "[1, 'a']"), ("\ud800", "?")),
+        *((Decimal("0.1"), "0.1"), (datetime.date(2026, 5, 1), "2026-05-01"), ([1, "a"], '[1, "a"]'), ("\ud800", "?")),
     ],
 )
 def test_a_cell_is_what_json_has_or_text(value, found):

@@ -42,10 +42,19 @@ def test_every_row_of_a_folder_is_kept_or_refused_with_a_reason(tmp_path):
     assert len(read_rows(tmp_path / "rows.parquet")) == 7 and ShardReader(tmp_path / "shard.tar").caption(0) == "a cat"
 
 
+def test_a_name_in_another_form_of_unicode_is_named(tmp_path):
+    composed, apart = "caf\u00e9.png", "cafe\u0301.png"
+    config = captioned_folder(tmp_path, [f"{apart},a cat", f"{composed},a dog", "0.png,a bird"])
+    (tmp_path / "pictures" / composed).write_bytes(sample(0).image)
+    (refused,) = [row.row for row in folder_shard(config, 0) if row.row.status == "missing_file"]
+    assert refused.url == apart and refused.detail.endswith("is there in Unicode form NFC; the list has another form")
+
+
 @pytest.mark.parametrize(
     ("header", "rows", "message"),
     [
         ("file,text", ["0.png,a"], "has no column 'caption'; it has file, text"),
+        ("file,caption,caption", ["0.png,a,b"], "has 2 columns 'caption'"),
         ("file,caption", [], "has no rows"),
         ("file,caption", ['0.png,"open'], "is no CSV"),
         ("file,caption", ["0.png,a", "1.png,a cat, asleep"], "list.csv:3 has more cells than the header: a comma in"),

@@ -10,7 +10,9 @@ import pytest
 
 from tests.unclip.data.data_fixtures import TinyEncoder, sample
 from tests.unclip.data.dump_fixtures import folder_dump, put, rewrite, tar_dump, vectors, verified
+from unclip.data.dump_pictures import DumpPictures
 from unclip.data.shards import write_shard
+from unclip.data.verification import verify_dump
 
 KEY = "00000100003"
 PART = "parts/000001.parquet"
@@ -161,6 +163,15 @@ def test_pictures_that_are_gone_or_changed_are_named(tmp_path):
     found = verified(dump)
     assert len(found) == 2 and "00000000000: picture is not to be had: " in found[0] and "a.png is missing" in found[0]
     assert "b.png is no longer the picture that was embedded" in found[1]
+
+
+def test_rows_whose_picture_is_gone_are_not_counted_as_embedded_again(tmp_path):
+    dump, counts = folder_dump(tmp_path), []
+    for encoder in (TinyEncoder(), None):
+        counts.append(verify_dump(dump, lambda precision, made=encoder: made, DumpPictures(dump), 100).embedded_again)
+        (tmp_path / "photos" / "a.png").unlink(missing_ok=True)
+        counts.append(verify_dump(dump, lambda precision, made=encoder: made, DumpPictures(dump), 100).embedded_again)
+    assert counts == [3, 2, 0, 0]  # none by an encoder that cannot be had
 
 
 def test_tars_are_found_where_they_were_moved_to(tmp_path):
