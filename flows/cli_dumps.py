@@ -14,7 +14,7 @@ from unclip.data.versions import versions_line
 
 Dump = Annotated[Path, typer.Argument(help="A folder that `unclip embed` made", show_default=False)]
 Target = typer.Option("--out", help="A folder that is new or empty", show_default=False)
-Seed = Annotated[int, typer.Option(help="Which rows are drawn")]
+Seed = Annotated[int, typer.Option(help="Seed of the rows that are drawn")]
 
 
 @app.command(rich_help_panel="Data")

@@ -101,7 +101,9 @@ def named(name: str, weights: str) -> Found:
         return Found(*completed(spec), weights)
     cfg = {**spec.model_cfg, "quick_gelu": True} if tag.get("quick_gelu") else spec.model_cfg
     preprocess = {key: value for key, value in tag.items() if key != "size"}  # the network's, as open_clip has it
-    return Found(*completed(ClipSpec.of_model(name, cfg, preprocess)), str(open_clip.download_pretrained(tag)))
+    found = completed(ClipSpec.of_model(name, cfg, preprocess))
+    with told_of_fetching(f"{name}:{weights}"):
+        return Found(*found, str(open_clip.download_pretrained(tag)))
 
 
 def in_folder(name: str, folder: Path) -> Found:
@@ -135,7 +137,10 @@ def told_of_fetching(name: str) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        raise ValueError(f"clip.pretrained: {name} cannot be fetched: {' '.join(str(error).split())[:200]}") from error
+        told = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"clip.pretrained: {name} cannot be fetched ({FOLDER}FOLDER needs no network): {told}"
+        ) from error
 
 
 def completed(spec: ClipSpec, folder: Path | None = None) -> tuple[ClipSpec, str]:

@@ -150,9 +150,10 @@ def test_a_repository_of_the_hub_is_found_in_its_cache(hub):
     assert specified("hf-hub:org/tiny") == clips[0].spec
 
 
-def test_a_repository_that_cannot_be_fetched_is_told_in_a_line(hub):
-    with pytest.raises(ValueError, match=r"^clip\.pretrained: hf-hub:org/none cannot be fetched: ") as refusal:
-        load_pretrained("hf-hub:org/none")
+@pytest.mark.parametrize("name", ["hf-hub:org/none", "ViT-B-32:laion2b_s34b_b79k"])
+def test_weights_that_cannot_be_fetched_are_told_in_a_line(name, hub):
+    with pytest.raises(ValueError, match=rf"^clip\.pretrained: {name} cannot be fetched \(local-dir:FOLDER") as refusal:
+        load_pretrained(name)
     assert "\n" not in str(refusal.value)
 
 
