@@ -3,11 +3,8 @@
 B batch, H, W sides in pixels, P the model's image side, L context, D embedding dimension.
 """
 
-import json
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,16 +13,17 @@ import torch.nn.functional as F
 from open_clip.coca_model import CoCa
 from open_clip.hf_model import HFTextEncoder
 from open_clip.loss import ClipLoss
-from open_clip.model import CLIP, CustomTextCLIP
+from open_clip.model import CLIP, CLIPTextCfg, CustomTextCLIP
 from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.clip_spec import ClipSpec
+from models.clip_spec import DEFAULT_VOCABULARY, ClipSpec
 from models.file_tokenizer import FileTokenizer, library_version
 from models.tokenizer import Tokenizer
 
 MAX_LOGIT_SCALE = 4.6052  # log 100: Radford et al. 2021, §2.5
+STAND_IN = {"width": 8, "heads": 1, "layers": 1, "hf_model_name": None}
 CUT = 8  # texts are cut to multiples of so many tokens
 
 
@@ -132,24 +130,37 @@ def build_network(spec: ClipSpec) -> nn.Module:
     cfg = {name: value for name, value in spec.model_cfg.items() if name != "custom_text"}
     if "timm_model_name" in cfg["vision_cfg"]:  # else its own weights would be fetched, to be replaced
         cfg["vision_cfg"] = {**cfg["vision_cfg"], "timm_model_pretrained": False}
-    make: Callable[..., Any] = CLIP
+    if spec.tower_name:  # open_clip would ask the hub for it: a small one holds its place
+        cfg["text_cfg"] = {"vocab_size": DEFAULT_VOCABULARY, **spec.model_cfg["text_cfg"], **STAND_IN}
     if "multimodal_cfg" in cfg:
-        make = CoCa
-    elif spec.model_cfg.get("custom_text") or spec.tower_name:
-        make = CustomTextCLIP
-    if not spec.tower_name:
-        network: nn.Module = make(**cfg)
-        return network
+        network: nn.Module = CoCa(**cfg)
+    else:
+        network = (CustomTextCLIP if spec.model_cfg.get("custom_text") or spec.tower_name else CLIP)(**cfg)
+    if spec.tower_name:
+        network.text = transformers_tower(spec)
+    return network
+
+
+def transformers_tower(spec: ClipSpec) -> HFTextEncoder:
+    """open_clip's text tower around one of transformers, by the configuration in a specification.
+
+    Raises: ValueError where there is none, or the library is missing.
+    """
     if spec.tower is None:
         raise ValueError(f"clip: nothing is known of {spec.tower_name}, the text tower of {spec.name!r}, but its name")
     library_version("transformers")
-    with tempfile.TemporaryDirectory() as folder:  # where open_clip asks the hub
-        Path(folder, "config.json").write_text(json.dumps(spec.tower))
-        text = {**cfg["text_cfg"], "hf_model_name": folder, "hf_model_pretrained": False}
-        network = make(**{**cfg, "text_cfg": text})
-    if network.logit_scale.is_meta:  # transformers looks at a mask's values, and there are none
-        network.text.transformer.register_forward_pre_hook(unmasked, with_kwargs=True)
-    return network
+    from transformers import AutoConfig
+
+    text, config = CLIPTextCfg(**spec.model_cfg["text_cfg"]), AutoConfig.for_model(**spec.tower)
+    asked = {"pooler_type": text.hf_pooler_type, "proj_type": text.hf_proj_type, "output_tokens": text.output_tokens}
+    tower = HFTextEncoder("", spec.embed_dim, config, pretrained=False, **asked)
+    if getattr(config, "is_encoder_decoder", False):
+        tower.transformer = tower.transformer.encoder
+    elif text.hf_pooler_type != "cls_pooler":
+        tower.transformer.pooler = None  # that open_clip leaves out
+    if next(tower.parameters()).is_meta:  # transformers looks at a mask's values, and there are none
+        tower.transformer.register_forward_pre_hook(unmasked, with_kwargs=True)
+    return tower
 
 
 def unmasked(

@@ -79,10 +79,12 @@ class Server:
         try:
             with _locked(self.folder / "start.lock"):
                 self._clients = _lock(self.folder / "clients.lock", fcntl.LOCK_SH)  # waits for a server that is ending
+                started: subprocess.Popen[bytes] | None = None
                 if not _is_held(self.folder / "server.lock"):
                     (self.folder / "server.json").unlink(missing_ok=True)
-                    self._address.set_result(_spawn(self.folder, grace_s))
-                url = _await_record(self.folder)
+                    address, started = _spawn(self.folder, grace_s)
+                    self._address.set_result(address)
+                url = _await_record(self.folder, started)
                 if not self._address.done():
                     self._address.set_result(url)
                 self._url.set_result(url)
@@ -135,13 +137,13 @@ def apply_environment(store_root: Path, url: str) -> None:
     os.environ["NO_PROXY"] = ",".join(dict.fromkeys([*filter(None, bypass), "127.0.0.1", "localhost"]))
 
 
-def _spawn(folder: Path, grace_s: float) -> str:
-    """Starts a server on a free port; the address where it will answer."""
+def _spawn(folder: Path, grace_s: float) -> tuple[str, subprocess.Popen[bytes]]:
+    """Starts a server on a free port; the address where it will answer, and its process."""
     root = str(Path(__file__).resolve().parent.parent)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))}
     with (folder / "server.log").open("ab") as log, socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "unclip.prefect_service", str(folder), str(grace_s), str(listener.fileno())],
             env=environment,
             pass_fds=[listener.fileno()],
@@ -150,18 +152,24 @@ def _spawn(folder: Path, grace_s: float) -> str:
             stderr=log,
             start_new_session=True,  # Ctrl-C in the terminal is not for it
         )
-        return f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        return f"http://127.0.0.1:{listener.getsockname()[1]}/api", process
 
 
-def _await_record(folder: Path) -> str:
-    """The address in the server's record once it is there and answers; the server holds its lock meanwhile."""
+def _await_record(folder: Path, started: subprocess.Popen[bytes] | None) -> str:
+    """The address in the server's record once it is there and answers.
+
+    started: its process, where it was started here; another's holds its lock meanwhile.
+    """
     born = time.monotonic()
     while True:
+        is_alive = (
+            started.poll() is None if started else time.monotonic() - born < 5 or _is_held(folder / "server.lock")
+        )
         record = _record(folder)
         if record is not None:
             urllib.request.urlopen(f"{record['url']}/health", timeout=10).close()
             return str(record["url"])
-        if time.monotonic() - born > 5 and not _is_held(folder / "server.lock"):
+        if not is_alive:
             raise RuntimeError(f"the Prefect server ended while starting; see {folder / 'server.log'}")
         time.sleep(0.05)
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.unclip.data.web_server import serving
+from unclip import prefect_server
 from unclip.prefect_server import apply_environment, running_url, start_server
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,3 +106,25 @@ def test_a_server_that_does_not_answer_is_said_with_the_limit(tmp_path):
             with pytest.raises(TimeoutError, match=r"^the Prefect server did not answer within 0\.05 s: "):
                 ask(0.05)
         shutil.rmtree(tmp_path / "prefect")  # so that it starts nothing once the lock is free
+
+
+def test_a_server_that_ends_at_its_start_is_told_at_once(tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\nif 'unclip.prefect_service' in sys.orig_argv: sys.exit(3)\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="the Prefect server ended while starting; see "):
+        start_server(tmp_path / "store").wait(30)
+    assert time.monotonic() - began < 15
+
+
+def test_a_server_that_lives_is_waited_for_however_slowly_it_starts(tmp_path, monkeypatch):
+    clock = iter(range(0, 10_000, 100))  # seconds between two looks
+    monkeypatch.setattr(prefect_server.time, "monotonic", lambda: next(clock))
+    with serving() as address, subprocess.Popen(["sleep", "60"]) as slow:
+        record = tmp_path / "server.json"
+        late = [lambda: None] * 3 + [lambda: record.write_text(json.dumps({"url": f"{address}/plain.jpg?"}))]
+        monkeypatch.setattr(prefect_server.time, "sleep", lambda seconds: late.pop(0)())
+        assert prefect_server._await_record(tmp_path, slow).startswith(address) and not late
+        slow.kill()
