@@ -18,7 +18,7 @@ from open_clip.transformer import TextTransformer, text_global_pool
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from models.clip_spec import DEFAULT_VOCABULARY, ClipSpec
+from models.clip_spec import ClipSpec
 from models.file_tokenizer import FileTokenizer, library_version
 from models.tokenizer import Tokenizer
 
@@ -131,7 +131,7 @@ def build_network(spec: ClipSpec) -> nn.Module:
     if "timm_model_name" in cfg["vision_cfg"]:  # else its own weights would be fetched, to be replaced
         cfg["vision_cfg"] = {**cfg["vision_cfg"], "timm_model_pretrained": False}
     if spec.tower_name:  # open_clip would ask the hub for it: a small one holds its place
-        cfg["text_cfg"] = {"vocab_size": DEFAULT_VOCABULARY, **spec.model_cfg["text_cfg"], **STAND_IN}
+        cfg["text_cfg"] = {**spec.model_cfg["text_cfg"], **STAND_IN}
     if "multimodal_cfg" in cfg:
         network: nn.Module = CoCa(**cfg)
     else:

@@ -46,8 +46,10 @@ def search(
 
 def open_named(clip: str | None, store: Path, own: Path) -> ClipEncoder:
     """The encoder of a CLIP by name, or of the folder without one."""
+    if clip is None:
+        return open_encoder(own)
     with TemporaryDirectory() as aside:
-        return open_encoder(own if clip is None else clip_folder(clip, Store(store), Path(aside)))
+        return open_encoder(clip_folder(clip, Store(store), Path(aside)))
 
 
 def is_dump(name: str) -> bool:

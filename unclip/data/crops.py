@@ -62,11 +62,9 @@ def resized(image: Image.Image, size: tuple[int, int], interpolation: str) -> Pi
     pictures first: two levels in a tenth of the values of smooth ones, more in noise. Pillow itself takes pictures of
     which a copy would be large, and thin ones, whose lines it averages first.
     """
-    if is_thin(image):
-        pillow = image.resize(size, INTERPOLATIONS[interpolation], reducing_gap=3.0)
-        return np.array(pillow)  # without the gap the filter's table of a long line is 32 times the line
-    if image.width * image.height > MAX_COPIED_PIXELS:
-        return np.array(image.resize(size, INTERPOLATIONS[interpolation]))
+    if is_thin(image) or image.width * image.height > MAX_COPIED_PIXELS:
+        gap = 3.0 if is_thin(image) else None  # without it the filter's table of a long line is 32 times the line
+        return np.array(image.resize(size, INTERPOLATIONS[interpolation], reducing_gap=gap))
     import torch  # here: who only asks what a CLIP reads need not wait for it
     from torch.nn.functional import interpolate
 

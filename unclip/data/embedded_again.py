@@ -21,22 +21,23 @@ NORM_SHARE = 0.01  # by which the norm of a row embedded again may differ; bf16 
 
 def embedded_again(
     dump: Path, rows: Sequence[SampledRow], open_encoder: Callable[[str], Encoder], read: ReadPicture
-) -> Iterator[Problem]:
-    """Sampled rows whose embeddings are not those of their pictures and captions, or whose pictures are gone."""
+) -> tuple[int, list[Problem]]:
+    """How many sampled rows were embedded again; those whose embeddings are others, or whose picture is gone."""
     info = read_info(part_paths(dump)[rows[0].part])
     if info.weights_digest == UNKNOWN:
-        return
+        return 0, []
     try:
         encoder = open_encoder(info.compute_type if info.origin == EMBEDDED else "fp32")
         refuse_other_clip(dump, encoder)
     except Exception as error:  # of a damaged file a loader raises nearly anything
-        yield Problem("clip", "weights", f"refused: {error}", "the CLIP that the parts were made with")
-        return
+        return 0, [Problem("clip", "weights", f"refused: {error}", "the CLIP that the parts were made with")]
+    problems: list[Problem] = []
     for start in range(0, len(rows), ENCODED_TOGETHER):
         batch = rows[start : start + ENCODED_TOGETHER]
-        yield from texts_again(batch, encoder)
+        problems += texts_again(batch, encoder)
         if batch[0].tokens is not None:  # nothing proves which pictures an imported row is of
-            yield from images_again(batch, encoder, read)
+            problems += images_again(batch, encoder, read)
+    return len(rows) - sum(problem.field == "picture" for problem in problems), problems
 
 
 def texts_again(rows: Sequence[SampledRow], encoder: Encoder) -> Iterator[Problem]:

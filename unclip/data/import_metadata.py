@@ -81,12 +81,9 @@ def values_of(column: pa.ChunkedArray, where: str) -> list[Any]:
 
 def said_besides(row: Mapping[str, Any], naming: str | None, left_out: Container[str]) -> str | None:
     """JSON of what a row says besides the caption, the name of its picture and sides that are numbers of pixels."""
-    more = {name: value for name, value in row.items() if name not in ("caption", naming) and name not in left_out}
-    for name in (*NAMING, *SIDES):
-        value = more.get(name)
-        says_nothing = value is None or value != value or (naming is not None and value == row[naming])
-        if name in more and (says_nothing or (name in SIDES and as_side(value) is not None)):
-            del more[name]
+    again = [name for name in NAMING if naming and row.get(name) == row[naming]]
+    told = {"caption", *again, *(side for side in SIDES if as_side(row.get(side)) is not None)}
+    more = {name: value for name, value in row.items() if name not in told and name not in left_out}
     return more_json(more, more.values()) if more else None
 
 

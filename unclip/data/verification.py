@@ -22,7 +22,7 @@ from unclip.data.index_recall import find
 from unclip.data.part_check import KeyMap, PartCheck, SampledRow
 from unclip.data.problems import Problem, name_in
 from unclip.data.spreads import drawn_rows
-from unclip.data.table import AGREEING, UNKNOWN, TableInfo, read_info, storable, unit
+from unclip.data.table import AGREEING, TableInfo, read_info, storable, unit
 from unclip.data.versions import versions_line, versions_of
 
 MAX_LINES = 5  # of one kind about one file; the rest are counted
@@ -85,11 +85,8 @@ def verify_dump(
         problems += [*keys.left(), *index_problems(dump, whole, num_rows)]
     again = 0
     if rows:
-        found = list(embedded_again(dump, rows, open_encoder, read))
-        problems += found
-        again = sum(infos[parts[row.part]].weights_digest != UNKNOWN for row in rows)
-        again -= sum(problem.field == "picture" for problem in found)
-        again *= not any(problem.file == "clip" for problem in found)
+        again, otherwise = embedded_again(dump, rows, open_encoder, read)
+        problems += otherwise
     versions = versions_line(versions_of(list(infos.values()))) if len(infos) == len(parts) else ""
     return Verdict(num_rows, len(parts), again, problems, versions)
 
