@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -121,10 +122,10 @@ def test_a_server_that_ends_at_its_start_is_told_at_once(tmp_path, monkeypatch):
 
 def test_a_server_that_lives_is_waited_for_however_slowly_it_starts(tmp_path, monkeypatch):
     clock = iter(range(0, 10_000, 100))  # seconds between two looks
-    monkeypatch.setattr(prefect_server.time, "monotonic", lambda: next(clock))
     with serving() as address, subprocess.Popen(["sleep", "60"]) as slow:
         record = tmp_path / "server.json"
         late = [lambda: None] * 3 + [lambda: record.write_text(json.dumps({"url": f"{address}/plain.jpg?"}))]
-        monkeypatch.setattr(prefect_server.time, "sleep", lambda seconds: late.pop(0)())
+        times = SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: late.pop(0)())
+        monkeypatch.setattr(prefect_server, "time", times)
         assert prefect_server._await_record(tmp_path, slow).startswith(address) and not late
         slow.kill()
