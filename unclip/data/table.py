@@ -21,6 +21,7 @@ Floats = NDArray[np.float32]
 Tokens = NDArray[np.int32]
 STORAGE = "float16 raw, little endian"
 READ_AHEAD = 2  # parts: decoding a column keeps one core busy
+DECODED_ROWS = 128  # at a time: the levels and values of a whole part leave the cache
 IMPORTED_STORAGE = "float16 as found, little endian"
 EMBEDDED, IMPORTED = "embedded", "imported"
 UNKNOWN = "unknown"  # what an imported table does not say
@@ -242,8 +243,11 @@ def read_part(path: Path) -> Part:
 def vectors_of(path: Path, column: str) -> NDArray[np.float16]:
     """One column of vectors (N, D) of a part, as stored. Raises: as `read_info`."""
     with opened(path) as (file, info):
-        table = file.read(columns=[column], use_threads=False)
-    return np.asarray(matrix(table[column], info.dimension), np.float16)
+        rows, start = np.empty((info.num_rows, info.dimension), np.float16), 0
+        for batch in file.iter_batches(DECODED_ROWS, columns=[column], use_threads=False):
+            rows[start : start + len(batch)] = matrix(pa.chunked_array([batch[column]]), info.dimension)
+            start += len(batch)
+    return rows
 
 
 def vectors_in(paths: Sequence[Path], column: str, ahead: int = READ_AHEAD) -> Iterator[NDArray[np.float16]]:

@@ -21,6 +21,13 @@ def test_a_part_reads_back_at_norm_one_and_keeps_the_raw_vectors(tmp_path):
     assert np.array_equal(vectors_of(tmp_path / "p.parquet", "image_embedding"), raw.astype(np.float16))
 
 
+@pytest.mark.parametrize("row_group", [1000, 90])
+def test_vectors_are_read_whole_and_in_order_however_they_lie_in_the_file(tmp_path, row_group):
+    raw, path = np.random.default_rng(0).standard_normal((300, 8), dtype=np.float32), tmp_path / "p.parquet"
+    pq.write_table(pq.read_table(part(path, raw)), path, row_group_size=row_group)
+    assert np.array_equal(vectors_of(path, "image_embedding"), raw.astype(np.float16))
+
+
 def test_the_same_rows_give_the_same_bytes(tmp_path):
     first, second = part(tmp_path / "a.parquet", vectors(0)), part(tmp_path / "b.parquet", vectors(0))
     assert first.read_bytes() == second.read_bytes()
