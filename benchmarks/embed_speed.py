@@ -77,6 +77,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--precision", nargs="*", default=["fp32", "bf16"])
     parser.add_argument("--workers", type=int, default=0, help="processes that decode; 0: threads")
     parser.add_argument("--shards", type=int, default=100, help="of the dump that gets one more; 0: leave it out")
+    parser.add_argument("--shard-rows", type=int, default=50, help="of each of its shards")
     parser.add_argument("--grow", choices=("tiny", "b32"), default="tiny", help="the CLIP of that dump")
     parser.add_argument("--only-ours", action="store_true", help="leave open_clip's own forward out: it takes longest")
     parser.add_argument("--only-grow", action="store_true", help="measure nothing else")
@@ -143,7 +144,7 @@ def one_more(aside: Path, options: argparse.Namespace) -> int:
     """A dump of many shards, and the same with one shard more."""
     spec = ClipSpec.from_name("ViT-B-32") if options.grow == "b32" else ClipSpec.from_config(TINY, range(1, 40_000))
     encoder = saved(aside / "growing-clip", Clip(spec).eval(), options.precision[-1])
-    tars, rows = aside / "many", 50
+    tars, rows = aside / "many", options.shard_rows
     write_photos(tars, options.shards, rows)
     engine = Engine(encoder, (lambda: encoder,), options.batch_size, options.workers)
     source = ShardsConfig(pattern=str(tars / "*.tar"))

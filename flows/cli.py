@@ -1,5 +1,6 @@
 """`unclip VERB`: progress on stderr, results on stdout; exit 0 done, 1 failed, 2 the user's mistake."""
 
+import errno
 import inspect
 import json
 import os
@@ -34,6 +35,7 @@ STORE = Path("store")
 FILE = Path("pipelines.yaml")
 ROOT, OURS = Path(__file__).resolve().parent.parent, ("flows", "tasks", "models", "unclip")
 INTERRUPTED = 130  # the exit code of Ctrl-C
+NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS)
 DISK_FULL = ("No space left on device", "disk is full")  # as libraries and workers say it, SQLite the second
 
 
@@ -195,6 +197,8 @@ def explained(error: BaseException) -> str:
     if any(phrase in str(error) for phrase in DISK_FULL):
         where = (isinstance(error, OSError) and error.filename) or "the store"
         return f"the disk is full: {where} could not be written; nothing is lost: make room and run again"
+    if isinstance(error, OSError) and error.errno in NOT_ALLOWED and error.filename:
+        return f"{error.filename}: {os.strerror(error.errno).lower()}: name another place, or allow it there"
     if not str(error).strip():
         return f"{type(error).__name__}: {unsaid(error)} (-v shows where)"
     if isinstance(error, ValueError) or type(error).__module__.startswith("unclip"):

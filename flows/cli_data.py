@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,7 +60,8 @@ def embed(
             assert isinstance(asked.source, FetchedConfig)
             fetch_list(asked.source.urls, asked.download, asked.source.folder, bar("fetch"), again=retry)
 
-        manifest = fill_dump(asked.source, out, engine, folder, bar("embed"), fetch, asked.index)
+        tell = partial(err.print, markup=False, soft_wrap=True)
+        manifest = fill_dump(asked.source, out, engine, folder, bar("embed"), fetch, asked.index, tell)
     _print_made(manifest, target, as_json)
 
 

@@ -1,6 +1,7 @@
 """Whatever is wrong with the input: one clear line, exit code 1 or 2, no half artifact."""
 
 import csv
+import errno
 import io
 import re
 import shutil
@@ -77,6 +78,12 @@ def test_an_error_without_words_says_what_it_means_and_where_it_was():
         r"AssertionError: Assertion failed, at unclip/data/shards\.py:\d+ \(-v shows where\)", explained(error.value)
     )
     assert explained(TimeoutError()) == "TimeoutError: Timeout expired (-v shows where)"
+
+
+def test_a_place_that_may_not_be_written_is_named():
+    errors = [PermissionError(errno.EACCES, "?", "dump"), OSError(errno.EROFS, "?", "dump")]
+    for error, words in zip(errors, ("permission denied", "read-only file system"), strict=True):
+        assert explained(error) == f"dump: {words}: name another place, or allow it there"
 
 
 def test_sizes_are_told_before_there_is_any_data(unclip):

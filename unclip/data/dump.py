@@ -41,6 +41,8 @@ CLIP_FILES = ("weights.safetensors", "clip.json", "tokenizer.json")  # the last 
 ASIDE = ".part-"  # folders of parts that are being written
 DEFAULT_INDEX = IndexConfig()
 MAKING_PARTS = ("unclip.data.part_files",)  # and all that they import
+NEW, BROKEN = "new", "files missing or cut short"  # why a part is made
+CHANGED = {"code": "code of unclip", "tar": "tars", "pairs": "rows", "fates": "what came of addresses"}  # of a recipe
 
 
 def fill_dump(
@@ -51,12 +53,13 @@ def fill_dump(
     progress: Callable[..., None],
     fetch: Callable[[], object] = lambda: None,
     index: IndexConfig = DEFAULT_INDEX,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Embed every shard of a source into the dump `out`; shards that it holds already cost nothing.
 
     clip: the folder of the encoder's weights, copied into the dump. fetch: brings a URL list's pictures, once the dump
-    is known to be that list's. index: another than that of the manifest is built over the parts that are there.
-    Returns the manifest.
+    is known to be that list's. index: another than that of the manifest is built over the parts that are there. tell:
+    is told before the work how many parts that the dump had are made anew, and why. Returns the manifest.
 
     Raises: ValueError for a bad source, one of which no row can be embedded, a dump made with another CLIP or of
         another source, one being written, or an index of many rows that finds too little.
@@ -70,17 +73,23 @@ def fill_dump(
         if isinstance(source, FetchedConfig):
             fetch()
             recipes = fetched_recipes(source)
-        return _fill(Plan(source, recipes, out, how_of(engine, source), index), engine, clip, progress)
+        return _fill(Plan(source, recipes, out, how_of(engine, source), index), engine, clip, progress, tell)
 
 
-def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None]) -> dict[str, Any]:
+def _fill(
+    plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None], tell: Callable[[str], None]
+) -> dict[str, Any]:
     out, parts = plan.out, plan.out / "parts"
     clear_aside(parts)
     missing = plan.missing()
+    anew = Counter(why for why in missing.values() if why != NEW)
+    if anew:
+        whys = "; ".join(f"{count} for {why}" for why, count in sorted(anew.items()))
+        tell(f"{anew.total()} of {len(plan.recipes)} parts are made anew: {whys}")
     surplus = plan.surplus()
     if missing or surplus or not is_finished(out, plan.index, clip):
         (out / "manifest.json").unlink(missing_ok=True)
-        engine.embed(plan.jobs(missing), progress)
+        engine.embed(plan.jobs(list(missing)), progress)
         clear_aside(parts)
         for record in surplus:
             drop_part(record)
@@ -91,7 +100,7 @@ def _fill(plan: "Plan", engine: Engine, clip: Path, progress: Callable[..., None
     manifest = read_record(out / "manifest.json")
     line = versions_line(manifest["versions"], versions_now(engine.facts))
     done = {"embedded_shards": len(missing), "dropped_shards": len(surplus), "shards": len(plan.recipes)}
-    return manifest | done | {"other_versions": line}
+    return manifest | done | {"made_anew": dict(anew), "other_versions": line}
 
 
 def clear_aside(parts: Path) -> None:
@@ -112,9 +121,10 @@ class Plan:
     how: dict[str, Any]  # that parts are made, whatever the shard
     index: IndexConfig
 
-    def missing(self) -> list[int]:
-        """The shards whose parts the dump lacks, or has otherwise."""
-        return [shard for shard in range(len(self.recipes)) if not part_is_there(self.out, shard, self.recipe(shard))]
+    def missing(self) -> dict[int, str]:
+        """The shards whose parts the dump lacks, or has otherwise, and why each is made."""
+        found = ((shard, why_made(self.out, shard, self.recipe(shard))) for shard in range(len(self.recipes)))
+        return {shard: why for shard, why in found if why is not None}
 
     def surplus(self) -> list[Path]:
         """The records of parts after the source's last shard: there, or gone with a file left that a kill spared."""
@@ -152,11 +162,13 @@ class Plan:
 
 
 def how_of(engine: Engine, source: DumpSource) -> dict[str, Any]:
-    """What decides the bytes of every part besides its shard: the CLIP, the batches, the code."""
+    """What decides the bytes of every part besides its shard: the CLIP, the batches, the code, further columns."""
     names = ("weights_digest", "network_digest", "compute_type")
     modules = (*MAKING_PARTS, *(["unclip.data.fetched"] if isinstance(source, FetchedConfig) else []))
     code = digest_of([code_digest(modules), engine.facts.code_digest])
-    return {name: getattr(engine.facts, name) for name in names} | {"batch_size": engine.batch_size, "code": code}
+    more = getattr(source.urls if isinstance(source, FetchedConfig) else source, "more_columns", ())
+    how = {name: getattr(engine.facts, name) for name in names} | {"batch_size": engine.batch_size, "code": code}
+    return how | ({"more_columns": list(more)} if more else {})
 
 
 def write_files(record: Path, said: dict[str, Any], made: Made, encoder: Encoder) -> None:
@@ -236,13 +248,18 @@ def is_finished(out: Path, index: IndexConfig, clip: Path) -> bool:
     return all((out / name).is_file() for name in beside) and are_whole(out, manifest)
 
 
-def part_is_there(out: Path, shard: int, recipe: dict[str, Any]) -> bool:
-    """Whether the dump holds the part that this recipe makes."""
+def why_made(out: Path, shard: int, recipe: dict[str, Any]) -> str | None:
+    """Why the part that this recipe makes is to be made; None where the dump holds it."""
     record = out / "parts" / f"{shard:06d}.json"
-    if not all(path.is_file() for path in (record, *files_of(record.with_suffix(".parquet")))):
-        return False
+    if not record.is_file():
+        return NEW
     said = record_or_none(record, "recipe", "origin", "files")
-    return said is not None and bool(said["recipe"] == recipe) and are_whole(record.parent, said)
+    old = said and said["recipe"]
+    if not isinstance(old, dict) or not all(path.is_file() for path in files_of(record.with_suffix(".parquet"))):
+        return BROKEN
+    if changed := [name for name in sorted({*recipe, *old}) if recipe.get(name) != old.get(name)]:
+        return f"other {' and '.join(CHANGED.get(name, name) for name in changed)}"
+    return None if said and are_whole(record.parent, said) else BROKEN
 
 
 def sizes_of(paths: Iterable[Path]) -> dict[str, int]:

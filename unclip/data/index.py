@@ -124,7 +124,7 @@ class Builder:
         """
         if is_small:
             queries = sampled(self.parts, "text_embedding", self.growth.counts, NUM_QUERIES, self.seed)
-            return queries, exact_nearest(self.parts, queries, NUM_RIVALS)
+            return queries, exact_nearest(self.parts, self.growth.counts, queries, NUM_RIVALS)
         first: Inputs = {"embed": tuple(self.growth.digests[: self.growth.learned_from[0]])}
         queries = np.load(self.keep("index_queries", first, {"seed": self.seed}, self.draw) / "queries.npy")
         made: Inputs = {"queries": (digest_of([first, self.seed]),)}

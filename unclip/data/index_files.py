@@ -16,7 +16,7 @@ from unclip.data.dump_records import record_or_none
 from unclip.data.index_codes import DATA, open_index
 from unclip.data.index_lists import BLOCK_ROWS
 from unclip.data.index_recall import find
-from unclip.data.table import Floats, unit
+from unclip.data.table import Floats, opened, unit
 
 ROWS_AT, NUMBER_BYTES = 8, 8  # the rows of an exact index in its file, after kind and dimension
 KEY_COLUMNS = ("key", "shard", "row", "caption")  # of keys.parquet
@@ -61,7 +61,8 @@ def write_keys(parts: Sequence[Path], path: Path, stamp: str) -> None:
     schema = pa.schema(columns, metadata={STAMP: stamp})
     with pq.ParquetWriter(path, schema, compression="zstd") as writer:
         for shard, part in enumerate(parts):
-            table = pq.read_table(part, columns=["key", "caption"])
+            with opened(part) as (file, _):
+                table = file.read(columns=["key", "caption"])
             places = [np.full(len(table), shard, np.int32), np.arange(len(table), dtype=np.int32)]
             writer.write_table(pa.table([table["key"], *places, table["caption"]], schema=schema))
 

@@ -36,9 +36,11 @@ def sampled(parts: Sequence[Path], column: str, counts: Sequence[int], most: int
     return unit(np.concatenate([vectors[rows] for vectors, (_, rows) in zip(found, drawn, strict=True)]))
 
 
-def exact_nearest(parts: Sequence[Path], queries: Floats, k: int) -> Nearest:
-    """The cosines and ids (Q, k) of the k rows of the whole table nearest to each query, nearest first."""
-    counts = [info.num_rows for info in check_agree(parts)]
+def exact_nearest(parts: Sequence[Path], counts: Sequence[int], queries: Floats, k: int) -> Nearest:
+    """The cosines and ids (Q, k) of the k rows of the whole table nearest to each query, nearest first.
+
+    counts: rows of each part.
+    """
     found = (nearest_in(vectors, queries, k) for vectors in vectors_in(parts, COLUMN, ahead=1))
     return merged_nearest(found, counts, k)
 

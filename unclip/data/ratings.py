@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from unclip.data.csv_rows import csv_rows
 from unclip.data.evaluation_set import files_of, parts_in
 from unclip.data.table import Floats, TableInfo, check_agree, matrix, unit
 
@@ -64,7 +65,7 @@ def _ratings_in(path: Path, reader: "csv.DictReader[str]") -> tuple[str, dict[st
     if column is None or "rating" not in names:
         raise ValueError(f"{path} must have the column rating and one of {', '.join(NAMES)}; it has {', '.join(names)}")
     ratings: dict[str, list[float]] = {}
-    for row in reader:
+    for row in csv_rows(reader):
         try:
             rating = float(row["rating"] or "")
         except ValueError:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from unclip.data.config import FolderConfig, RetryConfig, ShapesConfig, ShardsConfig, UrlsConfig
+from unclip.data.csv_rows import csv_rows
 from unclip.data.digests import known_digest
 from unclip.data.more_columns import more_json
 from unclip.recipe import digest_of
@@ -135,7 +136,8 @@ def folder_chunks(config: FolderConfig) -> list[list[FolderRow]]:
                     raise ValueError(f"{config.captions} has no column {column!r}; it has {', '.join(names) or 'none'}")
                 if names.count(column) > 1:
                     raise ValueError(f"{config.captions} has {names.count(column)} columns {column!r}")
-            rows = marked_repeats(_folder_row(config, row, f"{config.captions}:{reader.line_num}") for row in reader)
+            found = csv_rows(reader)
+            rows = marked_repeats(_folder_row(config, row, f"{config.captions}:{reader.line_num}") for row in found)
     except OSError as error:
         raise ValueError(
             f"captions must be a CSV file that can be read, got {config.captions!r}: {error.strerror}"

@@ -95,7 +95,7 @@ def _csv_records(path: Path, wanted: tuple[str, ...], place: Place) -> Iterator[
             try:
                 row = next(reader, None)
             except csv.Error as error:
-                raise ValueError(f"{path}:{lines.place.line} is not CSV: {error}") from error
+                raise ValueError(f"{path}:{here.line + 1}: the row is not CSV: {error}") from error
             if row is None:
                 return
             if row:

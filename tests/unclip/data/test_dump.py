@@ -1,13 +1,14 @@
 """Facts about the data team's dump."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from tests.unclip.data.data_fixtures import TinyEncoder, sample, write_source
-from tests.unclip.data.dump_fixtures import embed_dump, search_dump, verified
+from tests.unclip.data.dump_fixtures import clip_folder, embed_dump, search_dump, verified
 from unclip.data import sources
 from unclip.data.config import FolderConfig, IndexConfig, ShardsConfig
 from unclip.data.dump import only_writer, part_paths
@@ -93,14 +94,30 @@ def test_a_clip_of_the_same_weights_but_otherwise_made_is_refused_before_it_embe
         dump(tmp_path, 2, renamed)
 
 
-def test_other_code_or_batches_embed_anew(tmp_path):
+def test_other_code_or_batches_embed_anew_and_it_is_said_before(tmp_path):
     dump(tmp_path, 2)
-    newer = TinyEncoder()
+    newer, told = TinyEncoder(), []
     newer.code_digest = "d" * 64
-    assert dump(tmp_path, 2, newer)["embedded_shards"] == 2
-    clip, source = tmp_path / "clip", tars(tmp_path, 2)
-    assert embed_dump(source, tmp_path / "dump", newer, clip, 8, quiet)["embedded_shards"] == 2
-    assert embed_dump(source, tmp_path / "dump", newer, clip, 8, quiet)["embedded_shards"] == 0
+    assert dump(tmp_path, 3, newer, tell=told.append)["made_anew"] == {"other code of unclip": 2}
+    clip, source = tmp_path / "clip", tars(tmp_path, 3)
+    (tmp_path / "dump" / "parts" / "000001.rows.parquet").unlink()
+    assert embed_dump(source, tmp_path / "dump", newer, clip, 8, quiet, tell=told.append)["embedded_shards"] == 3
+    again = embed_dump(source, tmp_path / "dump", newer, clip, 8, quiet, tell=told.append)
+    assert again["embedded_shards"] == 0 and again["made_anew"] == {}
+    assert told == [
+        "2 of 3 parts are made anew: 2 for other code of unclip",
+        "3 of 3 parts are made anew: 1 for files missing or cut short; 2 for other batch_size",
+    ]
+
+
+def test_columns_that_a_later_run_leaves_out_are_said(tmp_path):
+    (tmp_path / "0.png").write_bytes(sample(0).image)
+    (tmp_path / "captions.csv").write_text("file,caption,licence\n0.png,a,free\n")
+    source, clip, told = FolderConfig(folder=str(tmp_path), captions=str(tmp_path / "captions.csv")), tmp_path / "c", []
+    for more in (("licence",), ()):
+        rows = replace(source, more_columns=more)
+        embed_dump(rows, tmp_path / "dump", TinyEncoder(), clip_folder(clip), 4, quiet, tell=told.append)
+    assert told == ["1 of 1 parts are made anew: 1 for other more_columns and rows"]
 
 
 def test_another_index_is_built_over_the_parts_that_are_there(tmp_path):

@@ -81,7 +81,7 @@ def test_the_exact_search_is_that_of_one_matrix(tmp_path):
     paths = parts(tmp_path, (30, 4, 50))
     queries = unit(np.random.default_rng(5).normal(size=(6, 16)))
     cosines = queries @ np.concatenate([read_part(path).image for path in paths]).T
-    found, ids = exact_nearest(paths, queries, 10)
+    found, ids = exact_nearest(paths, (30, 4, 50), queries, 10)
     assert np.allclose(found, -np.sort(-cosines, axis=1)[:, :10], atol=1e-6)
     assert np.array_equal(ids, np.argsort(-cosines, axis=1)[:, :10])
 

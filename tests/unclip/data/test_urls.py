@@ -224,7 +224,7 @@ def test_a_changed_list_is_read_again(tmp_path):
         ("list.csv", "url,text\nhttp://a.example/,x\n", "has no column 'caption'; it has url, text"),
         ("list.csv", "url,caption\n", "has no rows"),
         ("list.csv", "", "has no column 'url'; it has none"),
-        ("list.csv", 'url,caption\n"open,x\n', "is not CSV"),
+        ("list.csv", 'url,caption\nb,x\n"open,x\nc,x\n', "list.csv:3: the row is not CSV"),
         ("list.jsonl", '{"url": 1}\n{', "list.jsonl:1 has no column 'caption'"),
         ("list.jsonl", '{"url": "a", "caption": "b"}\n{', "list.jsonl:2 is not JSON"),
         ("list.jsonl", '{"url": "a", "caption": \n', "list.jsonl:1 is not JSON: Expecting value at column 24"),

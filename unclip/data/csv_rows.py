@@ -1,0 +1,17 @@
+"""The rows of a CSV; of one that is none, where it goes wrong: a quote that is never closed runs to the file's end."""
+
+import csv
+from collections.abc import Iterator
+
+
+def csv_rows(reader: "csv.DictReader[str]") -> Iterator[dict[str, str]]:
+    """The rows of a reader. Raises: csv.Error that says in which line the row begins that is none."""
+    while True:
+        begins = reader.line_num + 1
+        try:
+            row = next(reader, None)
+        except csv.Error as error:
+            raise csv.Error(f"the row of line {begins}: {error}") from error
+        if row is None:
+            return
+        yield row
