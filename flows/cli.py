@@ -22,6 +22,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     help="Captioned images to pictures: the whole unCLIP (DALL·E 2) pipeline, every artifact on record. "
     "Example: [bold]unclip run shapes[/bold]",
+    epilog="Exit codes: 0 done, 1 failed or something was found wrong, 2 settings or data to mend, 130 interrupted.",
 )
 
 Name = Annotated[str, typer.Argument(help="A pipeline of the file, such as shapes", show_default=False)]

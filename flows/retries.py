@@ -95,8 +95,10 @@ def replaced(download: DownloadConfig, settings: dict[str, Any]) -> DownloadConf
 def add_retries(graph: "Graph", statuses: Iterable[str], settings: dict[str, Any]) -> tuple[list[int], Counter[str]]:
     """Writes shards of the rows that were refused for these reasons; their numbers, and the rows by reason.
 
-    Raises: ValueError when the download is not whole, or no row was refused for such a reason.
+    Of several reasons some may have no row. Raises: ValueError when the download is not whole, a reason is none or
+    cannot be asked again, or no row was refused for any of them.
     """
+    from unclip.data.advice import is_status
     from unclip.data.fates import may_pass
     from unclip.data.retries import refused_rows, write_retry
     from unclip.data.urls import REFUSALS
@@ -106,9 +108,9 @@ def add_retries(graph: "Graph", statuses: Iterable[str], settings: dict[str, Any
     asked = sorted(set(refused) - set(REFUSALS))
     given = list(statuses)
     wanted = {s for s in asked if any(_matches(s, one) for one in given) or (not given and may_pass(s))}
-    odd = [one for one in given if not any(_matches(s, one) for s in asked)]
+    odd = [one for one in given if not any(_matches(s, one) for s in asked) and (one in REFUSALS or not is_status(one))]
     if odd or not wanted:
-        said = ", ".join(odd) or "may pass with time"
+        said = ", ".join(odd or given) or "may pass with time"
         raise ValueError(f"no row was asked for and refused as {said}; there are {', '.join(asked) or 'none'}")
     download = graph.pipeline.download
     assert download is not None

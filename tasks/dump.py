@@ -20,6 +20,7 @@ from unclip.data.config import EmbedConfig, FolderConfig, ShardsConfig, UrlsConf
 from unclip.data.digests import known_digest
 from unclip.data.dump import CLIP_FILES, MADE_FROM
 from unclip.data.dump_engine import Engine
+from unclip.data.dump_records import are_whole, sizes_of
 from unclip.data.imports import import_dump
 from unclip.runs import last_artifacts
 from unclip.store import Store
@@ -59,7 +60,8 @@ def pretrained_folder(name: str, aside: Path, dump: Path | None) -> Path:
         return dump / "clip"
     aside.mkdir(parents=True, exist_ok=True)
     save_clip(aside, found.load())
-    write_json(aside / MADE_FROM, made_from)
+    sizes = sizes_of(path for name in CLIP_FILES if (path := aside / name).is_file())
+    write_json(aside / MADE_FROM, made_from | {"sizes": sizes})
     return aside
 
 
@@ -69,7 +71,9 @@ def is_made_from(folder: Path, made_from: dict[str, Any]) -> bool:
     files = CLIP_FILES if made_from["spec"].get("tokenizer") else CLIP_FILES[:-1]
     if not all((folder / name).is_file() for name in (*files, MADE_FROM)):
         return False
-    return bool(json.loads(said.read_text()) == json.loads(json.dumps(made_from)))
+    found = json.loads(said.read_text())
+    is_same = {name: found.get(name) for name in made_from} == json.loads(json.dumps(made_from))
+    return is_same and are_whole(folder, found)
 
 
 def open_encoder(folder: Path, precision: str = "fp32", device: str = "cpu") -> ClipEncoder:

@@ -48,6 +48,8 @@ def test_an_impossible_value_says_what_is_allowed(tmp_path):
 def test_dimensions_that_do_not_fit_are_refused(tmp_path):
     message = refused(tmp_path, "big: {extends: shapes, upsampler_top: {network: {low_px: 20}}}\n")
     assert "big.upsampler_top.network.low_px must be upsampler_mid's high_px" in message
+    message = refused(tmp_path, "big: {extends: emoji, source: {urls: {path: x.csv}}, download: {max_side_px: 63}}\n")
+    assert "big.download.max_side_px must be at least 64, the pictures that train, got 63" in message
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def shared(tmp_path_factory, server):
 def test_other_settings_fetch_all_again_and_no_retry_stands(shared, tmp_path):
     shutil.copytree(shared.folder, tmp_path / "copy")
     copy = Site(tmp_path / "copy", shared.url)
-    assert add_retries(copy.graph(), ["http_404"], {})[1] == {"http_404": 1}
+    assert add_retries(copy.graph(), ["http_404", "timeout", "http_5xx"], {})[1] == {"http_404": 1}
     assert len(copy.graph().sources) == 2
     other = copy.graph(timeout_s=5)
     assert (other.retries, len(other.sources)) == ([], 1)
@@ -222,6 +222,8 @@ def test_other_settings_fetch_all_again_and_no_retry_stands(shared, tmp_path):
     [
         ({"timeout_s": 7}, "timeout", {}, "1 of 1 shards are still to be fetched: `unclip run shrunken --until"),
         ({}, "timeout", {}, "refused as timeout; there are http_404"),
+        ({}, "http_4o4", {}, "refused as http_4o4; there are http_404"),
+        ({}, "duplicate", {}, "refused as duplicate; there are http_404"),
         ({}, "http_404", {"timeout": 3}, "--with timeout: download has no such setting"),
     ],
 )

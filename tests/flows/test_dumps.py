@@ -93,6 +93,7 @@ def test_a_list_is_read_and_fetched_as_it_is_said(shared, dump, tmp_path):
         sets = [part for word in words for part in ("--set", word)]
         first, again, later = (shared("embed", *where, *sets, *more) for more in ((), ("--retry",), ()))
     assert first.returncode == 0 and json.loads(first.stdout)["refused"] == {"http_503": 1}, first.stderr
+    assert "1 of 1 parts are made anew: 1 for other fates of addresses and pictures" in again.stderr
     found = [json.loads(done.stdout) for done in (again, later)]
     assert [(one["rows"], one["refused"], one["embedded_shards"]) for one in found] == [(2, {}, 1), (2, {}, 0)]
     assert pq.read_table(tmp_path / "dump/parts/000000.rows.parquet")["more"].to_pylist() == [

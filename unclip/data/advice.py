@@ -1,5 +1,6 @@
 """What each status of a row means, and what can be done about it. Words alone: no result depends on them."""
 
+import re
 from typing import NamedTuple
 
 
@@ -52,6 +53,11 @@ ADVICE = {
     ),
     "unsupported": Advice("a picture without a known scale", "convert it by hand, or leave the rows"),
 }
+
+
+def is_status(text: str) -> bool:
+    """Whether there is such a status; `http_5xx` stands for all of its kind."""
+    return text in ADVICE or re.fullmatch(r"http_[1-5]\d\d", text) is not None
 
 
 def advice_on(status: str) -> Advice:

@@ -5,13 +5,13 @@ from collections.abc import Iterator
 
 
 def csv_rows(reader: "csv.DictReader[str]") -> Iterator[dict[str, str]]:
-    """The rows of a reader. Raises: csv.Error that says in which line the row begins that is none."""
+    """The rows of a reader. Raises: csv.Error that says where the row begins that is none, blank lines before it."""
     while True:
         begins = reader.line_num + 1
         try:
             row = next(reader, None)
         except csv.Error as error:
-            raise csv.Error(f"the row of line {begins}: {error}") from error
+            raise csv.Error(f"the row in or after line {begins}: {error}") from error
         if row is None:
             return
         yield row

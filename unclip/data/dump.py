@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -19,18 +19,17 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from unclip.data.config import FolderConfig, IndexConfig
+from unclip.data.config import IndexConfig
 from unclip.data.digests import file_digest, known_digest
 from unclip.data.dump_engine import Engine, Job
 from unclip.data.dump_origin import DumpSource, origin, refuse_nothing, refuse_other_clip, refuse_other_source
-from unclip.data.dump_records import read_record, record_or_none, write_record
+from unclip.data.dump_records import are_whole, read_record, record_or_none, sizes_of, write_record
+from unclip.data.dump_shards import SourceShard, dump_shards
 from unclip.data.embed import Encoder, EncoderFacts, Made, info_of, versions_now
-from unclip.data.fetched import PICTURES, RECORD, FetchedConfig, fetched_listing, fetched_recipes
+from unclip.data.fetched import PICTURES, RECORD, FetchedConfig
 from unclip.data.index import grow_index
-from unclip.data.listings import Listing, folder_listing, tar_listing
 from unclip.data.part_files import check_part, write_part_of, write_rejects
 from unclip.data.rows import refusals, write_rows
-from unclip.data.source_plan import folder_chunks, shard_recipes, tar_paths
 from unclip.data.table import AGREEING, read_info
 from unclip.data.urls import pair_recipes
 from unclip.data.versions import versions_line, versions_of
@@ -42,7 +41,13 @@ ASIDE = ".part-"  # folders of parts that are being written
 DEFAULT_INDEX = IndexConfig()
 MAKING_PARTS = ("unclip.data.part_files",)  # and all that they import
 NEW, BROKEN = "new", "files missing or cut short"  # why a part is made
-CHANGED = {"code": "code of unclip", "tar": "tars", "pairs": "rows", "fates": "what came of addresses"}  # of a recipe
+CHANGED = {  # what of a recipe may differ, in words
+    "code": "code of unclip",
+    "tar": "tars",
+    "name": "names of tars",
+    "pairs": "rows",
+    "fates": "fates of addresses",
+}
 
 
 def fill_dump(
@@ -64,7 +69,9 @@ def fill_dump(
     Raises: ValueError for a bad source, one of which no row can be embedded, a dump made with another CLIP or of
         another source, one being written, or an index of many rows that finds too little.
     """
-    recipes = pair_recipes(source.urls) if isinstance(source, FetchedConfig) else shard_recipes(source)
+    shards = dump_shards(source) if not isinstance(source, FetchedConfig) else []
+    if isinstance(source, FetchedConfig):
+        pair_recipes(source.urls)  # a bad list is refused before anything is made
     refuse_no_dump(out)
     (out / "parts").mkdir(parents=True, exist_ok=True)
     with only_writer(out):
@@ -72,8 +79,8 @@ def fill_dump(
         refuse_other_source(out, source)
         if isinstance(source, FetchedConfig):
             fetch()
-            recipes = fetched_recipes(source)
-        return _fill(Plan(source, recipes, out, how_of(engine, source), index), engine, clip, progress, tell)
+            shards = dump_shards(source)
+        return _fill(Plan(source, shards, out, how_of(engine, source), index), engine, clip, progress, tell)
 
 
 def _fill(
@@ -85,7 +92,7 @@ def _fill(
     anew = Counter(why for why in missing.values() if why != NEW)
     if anew:
         whys = "; ".join(f"{count} for {why}" for why, count in sorted(anew.items()))
-        tell(f"{anew.total()} of {len(plan.recipes)} parts are made anew: {whys}")
+        tell(f"{anew.total()} of {len(plan.shards)} parts are made anew: {whys}")
     surplus = plan.surplus()
     if missing or surplus or not is_finished(out, plan.index, clip):
         (out / "manifest.json").unlink(missing_ok=True)
@@ -99,7 +106,7 @@ def _fill(
     progress(1, 1)
     manifest = read_record(out / "manifest.json")
     line = versions_line(manifest["versions"], versions_now(engine.facts))
-    done = {"embedded_shards": len(missing), "dropped_shards": len(surplus), "shards": len(plan.recipes)}
+    done = {"embedded_shards": len(missing), "dropped_shards": len(surplus), "shards": len(plan.shards)}
     return manifest | done | {"made_anew": dict(anew), "other_versions": line}
 
 
@@ -116,40 +123,34 @@ class Plan:
     """Which parts a dump should have, and how each is made."""
 
     source: DumpSource
-    recipes: list[dict[str, Any]]  # of the source's shards
+    shards: list[SourceShard]
     out: Path
     how: dict[str, Any]  # that parts are made, whatever the shard
     index: IndexConfig
 
     def missing(self) -> dict[int, str]:
         """The shards whose parts the dump lacks, or has otherwise, and why each is made."""
-        found = ((shard, why_made(self.out, shard, self.recipe(shard))) for shard in range(len(self.recipes)))
+        found = ((shard, why_made(self.out, shard, self.recipe(shard))) for shard in range(len(self.shards)))
         return {shard: why for shard, why in found if why is not None}
 
     def surplus(self) -> list[Path]:
         """The records of parts after the source's last shard: there, or gone with a file left that a kill spared."""
         names = {path.name.partition(".")[0] for path in (self.out / "parts").glob("[0-9]*.*")}
         numbers = sorted(int(name) for name in names if name.isdecimal())
-        return [self.record(number) for number in numbers if number >= len(self.recipes)]
+        return [self.record(number) for number in numbers if number >= len(self.shards)]
 
     def recipe(self, shard: int) -> dict[str, Any]:
         """What decides the bytes of a part."""
-        return self.recipes[shard] | self.how
+        return self.shards[shard].recipe | self.how
 
     def jobs(self, shards: list[int]) -> list[Job]:
         """How the parts of some shards are made."""
-        listings: list[Callable[[], Listing]]
-        if isinstance(self.source, FolderConfig):
-            chunks, folder = folder_chunks(self.source), Path(self.source.folder)
-            listings = [partial(folder_listing, folder, chunks[shard], shard) for shard in shards]
-        elif isinstance(self.source, FetchedConfig):
-            listings = [partial(fetched_listing, self.source.folder, shard) for shard in shards]
-        else:
-            tars = tar_paths(self.source)
-            listings = [partial(tar_listing, tars[shard], shard) for shard in shards]
         return [
-            Job(open_listing=listing, write=partial(write_files, self.record(shard), self.said(shard)))
-            for shard, listing in zip(shards, listings, strict=True)
+            Job(
+                open_listing=self.shards[shard].open_listing,
+                write=partial(write_files, self.record(shard), self.said(shard), self.shards[shard]),
+            )
+            for shard in shards
         ]
 
     def record(self, shard: int) -> Path:
@@ -171,8 +172,12 @@ def how_of(engine: Engine, source: DumpSource) -> dict[str, Any]:
     return how | ({"more_columns": list(more)} if more else {})
 
 
-def write_files(record: Path, said: dict[str, Any], made: Made, encoder: Encoder) -> None:
-    """Write a part with what stands beside it, check it aside, and move it in; its record is last."""
+def write_files(record: Path, said: dict[str, Any], shard: SourceShard, made: Made, encoder: Encoder) -> None:
+    """Write a part with what stands beside it, check it aside, and move it in; its record is last.
+
+    Raises: ValueError where the shard changed since it was listed.
+    """
+    shard.require_unchanged()
     part, digest = record.with_suffix(".parquet"), said["recipe"].get("tar") or said["recipe"]["rows"]
     with tempfile.TemporaryDirectory(dir=part.parent, prefix=ASIDE) as name:
         aside = Path(name) / part.name
@@ -221,7 +226,9 @@ def finish(out: Path, config: IndexConfig = DEFAULT_INDEX) -> None:
     records = [read_record(part.with_suffix(".json"), "files", "rows", "refused") for part in parts]
     infos = [read_info(part) for part in parts]
     beside = [path for path in sorted(out.glob("*.*")) if path.name.startswith(("index.", "index-", "keys."))]
+    clip = [path for name in CLIP_FILES if (path := out / "clip" / name).is_file()]
     files = {f"parts/{name}": digest for record in records for name, digest in record["files"].items()}
+    files |= {f"clip/{path.name}": known_digest(path) for path in clip}
     manifest = {
         "rows": sum(record["rows"] for record in records),
         "refused": dict(sum((Counter(record["refused"]) for record in records), Counter[str]())),
@@ -230,7 +237,7 @@ def finish(out: Path, config: IndexConfig = DEFAULT_INDEX) -> None:
         "index_settings": asdict(config),
         "versions": versions_of(infos),
         "files": files | {path.name: file_digest(path) for path in beside},
-        "sizes": sizes_of(beside),
+        "sizes": sizes_of(beside) | {f"clip/{name}": size for name, size in sizes_of(clip).items()},
     }
     write_record(out / "manifest.json", manifest)
 
@@ -251,26 +258,20 @@ def is_finished(out: Path, index: IndexConfig, clip: Path) -> bool:
 def why_made(out: Path, shard: int, recipe: dict[str, Any]) -> str | None:
     """Why the part that this recipe makes is to be made; None where the dump holds it."""
     record = out / "parts" / f"{shard:06d}.json"
-    if not record.is_file():
+    are_there = [path.is_file() for path in (record, *files_of(record.with_suffix(".parquet")))]
+    if not any(are_there):
         return NEW
     said = record_or_none(record, "recipe", "origin", "files")
     old = said and said["recipe"]
-    if not isinstance(old, dict) or not all(path.is_file() for path in files_of(record.with_suffix(".parquet"))):
+    if not isinstance(old, dict) or not all(are_there):
         return BROKEN
-    if changed := [name for name in sorted({*recipe, *old}) if recipe.get(name) != old.get(name)]:
-        return f"other {' and '.join(CHANGED.get(name, name) for name in changed)}"
+    changed = {name for name in {*recipe, *old} if recipe.get(name) != old.get(name)}
+    if not changed & {"rows", "pairs"}:
+        changed -= {"more_columns"}  # said, but not by a dump of before
+    if changed:
+        names = CHANGED | ({"tar": "pictures"} if recipe["source"] == "urls" else {})
+        return f"other {' and '.join(sorted(names.get(name, name) for name in changed))}"
     return None if said and are_whole(record.parent, said) else BROKEN
-
-
-def sizes_of(paths: Iterable[Path]) -> dict[str, int]:
-    """The bytes of files, by name."""
-    return {path.name: path.stat().st_size for path in paths}
-
-
-def are_whole(folder: Path, record: dict[str, Any]) -> bool:
-    """Whether files in a folder are as large as a record says, if it does."""
-    sizes: dict[str, int] = record.get("sizes", {})
-    return all((folder / name).stat().st_size == size for name, size in sizes.items())
 
 
 def drop_part(record: Path) -> None:

@@ -3,6 +3,8 @@
 import re
 import shutil
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from unclip.data.config import FolderConfig, ShardsConfig
@@ -10,7 +12,7 @@ from unclip.data.dump_records import read_record, record_or_none
 from unclip.data.embed import EncoderFacts
 from unclip.data.fetched import FetchedConfig
 from unclip.data.funnel import lost_rows
-from unclip.data.table import AGREEING, UNKNOWN, read_info
+from unclip.data.table import AGREEING, UNKNOWN, TableInfo, read_info
 
 DumpSource = FolderConfig | ShardsConfig | FetchedConfig
 SAME_VECTORS = tuple(name for name in AGREEING if name != "model")  # by whatever name the CLIP goes
@@ -19,13 +21,13 @@ SAME_VECTORS = tuple(name for name in AGREEING if name != "model")  # by whateve
 def refuse_other_clip(dump: Path, encoder: EncoderFacts, agreeing: tuple[str, ...] = SAME_VECTORS) -> None:
     """Raises: ValueError when the dump has parts that were made otherwise than this encoder would.
 
-    The first part speaks for all: none is written beside it that differs. agreeing: what the two must have in common.
+    The first whole part speaks for all: none is written beside it that differs. agreeing: what must be equal.
     """
-    records = sorted((dump / "parts").glob("*.json"))
-    if not records:
+    first = next(whole_parts(dump), None)
+    if first is None:
         return
-    info = read_info(records[0].with_suffix(".parquet"))
-    record = record_or_none(records[0], "recipe") or {"recipe": {}}
+    path, info = first
+    record = record_or_none(path, "recipe") or {"recipe": {}}
     network = record["recipe"].get("network_digest", UNKNOWN)
     said = {name: getattr(info, name) for name in agreeing} | {"network_digest": network}
     for name, value in said.items():
@@ -33,6 +35,13 @@ def refuse_other_clip(dump: Path, encoder: EncoderFacts, agreeing: tuple[str, ..
         is_unknown = name != "weights_digest" and value == UNKNOWN  # of an imported dump
         if value != given and not is_unknown:
             raise ValueError(f"{dump} was made with {name} {value}, the CLIP given has {given}")
+
+
+def whole_parts(dump: Path) -> Iterator[tuple[Path, TableInfo]]:
+    """The records of the parts that can be read, with what these say of themselves; others are made again."""
+    for record in sorted((dump / "parts").glob("*.json")):
+        with suppress(ValueError):
+            yield record, read_info(record.with_suffix(".parquet"))
 
 
 def refuse_other_source(dump: Path, source: DumpSource) -> None:

@@ -1,6 +1,7 @@
 """What a dump says of itself in JSON: a record beside every part, and one manifest."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,3 +34,14 @@ def record_or_none(path: Path, *needed: str) -> dict[str, Any] | None:
 def write_record(path: Path, record: dict[str, Any]) -> None:
     """Write a record that is whole, on the disk, or not there."""
     write_atomically(path, json.dumps(record, indent=1, sort_keys=True) + "\n")
+
+
+def sizes_of(paths: Iterable[Path]) -> dict[str, int]:
+    """The bytes of files, by name."""
+    return {path.name: path.stat().st_size for path in paths}
+
+
+def are_whole(folder: Path, record: dict[str, Any]) -> bool:
+    """Whether files in a folder are there and as large as a record says, if it does."""
+    sizes: dict[str, int] = record.get("sizes", {})
+    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())

@@ -13,7 +13,7 @@ from unclip.data.asked_again import ask_again
 from unclip.data.config import DownloadConfig, UrlsConfig
 from unclip.data.digests import known_digest
 from unclip.data.download import download
-from unclip.data.dump_records import read_record, record_or_none, write_record
+from unclip.data.dump_records import are_whole, read_record, record_or_none, sizes_of, write_record
 from unclip.data.listings import Listing, read_members
 from unclip.data.more_columns import read_more
 from unclip.data.opt_outs import blocking
@@ -100,7 +100,9 @@ def fetch_again(place: Path, shard: int, how: DownloadConfig) -> None:
 def publish(aside: Path, place: Path, said: dict[str, Any], counts: dict[str, Any]) -> None:
     """Put a whole shard into its place; killed anywhere in here, the old one or the new one is found."""
     shutil.rmtree(aside / WORK, ignore_errors=True)
-    write_record(aside / RECORD, said | {name: counts[name] for name in ("rows", "kept", "refused")})
+    figures = {name: counts[name] for name in ("rows", "kept", "refused")}
+    sizes = sizes_of(aside / name for name in ("shard.tar", "rows.parquet", "pairs.parquet"))
+    write_record(aside / RECORD, said | figures | {"sizes": sizes})
     (aside / ASKED).unlink(missing_ok=True)
     old = old_of(place)
     shutil.rmtree(old, ignore_errors=True)
@@ -141,9 +143,12 @@ def shard_folder(folder: Path, shard: int) -> Path:
 
 
 def is_fetched(place: Path, recipe: dict[str, Any], name: str = RECORD) -> bool:
-    """Whether a folder holds what was fetched of these very pairs, and with these settings where the recipe says so."""
+    """Whether a folder holds what was fetched of these very pairs, and with these settings where the recipe says so.
+
+    Files that are gone or were cut short since are not there.
+    """
     said = record_or_none(place / name, "recipe")
-    return said is not None and bool(recipe.items() <= said["recipe"].items())
+    return said is not None and bool(recipe.items() <= said["recipe"].items()) and are_whole(place, said)
 
 
 def fetched_recipes(config: FetchedConfig) -> list[dict[str, Any]]:

@@ -38,8 +38,7 @@ def shard_recipes(config: SourceConfig, wanted: slice = ALL) -> list[dict[str, A
     if isinstance(config, FolderConfig):
         return folder_recipes(config, wanted)
     if isinstance(config, ShardsConfig):
-        tars = list(enumerate(tar_paths(config)))[wanted]
-        return [{"source": "shards", "shard": shard, "tar": known_digest(path)} for shard, path in tars]
+        return [tar_recipe(path, shard) for shard, path in list(enumerate(tar_paths(config)))[wanted]]
     if isinstance(config, RetryConfig):
         from unclip.data.retries import retry_recipe
 
@@ -89,9 +88,17 @@ def first_rows(config: ShapesConfig) -> range:
 def folder_recipes(config: FolderConfig, wanted: slice = ALL) -> list[dict[str, Any]]:
     """The digest of each wanted shard's files and captions."""
     chunks = list(enumerate(folder_chunks(config)))[wanted]
-    return [
-        {"source": "folder", "shard": shard, "rows": rows_digest(Path(config.folder), rows)} for shard, rows in chunks
-    ]
+    return [folder_recipe(Path(config.folder), shard, rows) for shard, rows in chunks]
+
+
+def folder_recipe(folder: Path, shard: int, rows: "Iterable[FolderRow]") -> dict[str, Any]:
+    """What decides a shard of a folder."""
+    return {"source": "folder", "shard": shard, "rows": rows_digest(folder, rows)}
+
+
+def tar_recipe(path: Path, shard: int) -> dict[str, Any]:
+    """What decides a shard that is a tar; its name, for samples without an id of their own are known by it."""
+    return {"source": "shards", "shard": shard, "name": path.name, "tar": known_digest(path)}
 
 
 class FolderRow(NamedTuple):
@@ -107,7 +114,7 @@ class FolderRow(NamedTuple):
 
 
 def rows_digest(folder: Path, rows: Iterable[FolderRow]) -> str:
-    """The digest of a folder's rows with the contents of the files; a missing file counts as such."""
+    """The digest of a folder's rows with the contents of the files; a missing or unreadable one counts as that."""
     digest = hashlib.sha256()
     for file, caption, more, repeats in rows:
         path = inside(folder, file)
@@ -115,6 +122,8 @@ def rows_digest(folder: Path, rows: Iterable[FolderRow]) -> str:
             content = known_digest(path) if path is not None and path.is_file() else "missing"
         except OSError:  # a name that no file can have
             content = "missing"
+        except ValueError:  # one that may not be read
+            content = "unreadable"
         content = "repeats" if repeats else content
         digest.update(f"{len(file)} {file} {len(caption)} {caption} {content}\n{more}".encode())
     return digest.hexdigest()

@@ -84,7 +84,7 @@ def _csv_records(path: Path, wanted: tuple[str, ...], place: Place) -> Iterator[
         try:
             names = next(csv.reader(lines, strict=True), [])
         except csv.Error as error:
-            raise ValueError(f"{path}:{lines.place.line} is not CSV: {error}") from error
+            raise ValueError(f"{path}:1: the header is not CSV: {error}") from error
         first = lines.place
     require_columns(path, names, *wanted)
     columns = [len(names) - 1 - names[::-1].index(name) for name in wanted]  # of two with one name, the last

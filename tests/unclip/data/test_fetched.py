@@ -1,6 +1,7 @@
 """Facts about a dump of a URL list, fetched from a real server on loopback."""
 
 import io
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from unclip.data.dump import fill_dump, part_paths, rows_path
 from unclip.data.dump_engine import Engine
 from unclip.data.dump_figures import inspect_dump
 from unclip.data.dump_pictures import DumpPictures
-from unclip.data.fetched import FetchedConfig, fetch_list
+from unclip.data.fetched import RECORD, FetchedConfig, fetch_list
 from unclip.data.rows import read_rows
 
 HOW = DownloadConfig(allow_private=True, timeout_s=2, num_processes=1, num_threads=16, min_success_fraction=0)
@@ -68,6 +69,9 @@ def test_the_dump_says_in_words_why_a_row_is_missing(fetched):
 def test_a_row_that_is_not_asked_again_in_time_keeps_its_refusal(fetched, tmp_path, monkeypatch):
     pictures = shutil.copytree(fetched[0] / "dump" / "pictures", tmp_path / "pictures")
     rewrite(pictures / "000000" / "rows.parquet", status=put(1, "http_503"))
+    record = json.loads((pictures / "000000" / RECORD).read_text())
+    record["sizes"]["rows.parquet"] = (pictures / "000000" / "rows.parquet").stat().st_size
+    (pictures / "000000" / RECORD).write_text(json.dumps(record))
     before = {path: path.read_bytes() for path in pictures.rglob("*.*")}
     slow_tool(tmp_path / "tool", monkeypatch, "\\n")
     fetch_list(fetched[1], replace(HOW, stall_s=0.1, retries=0), pictures, quiet, again=True)
@@ -215,3 +219,16 @@ def test_pictures_without_a_part_are_kept_from_another_list_too(fetched, tmp_pat
     pictures = fetched[0] / "dump" / "pictures"
     with pytest.raises(ValueError, match=r"holds pictures of .*list.csv, not of .*other.csv: give another --out"):
         fetch_list(other, HOW, pictures, quiet)
+
+
+@pytest.mark.parametrize("name", ["shard.tar", "rows.parquet", "pairs.parquet"])
+@pytest.mark.parametrize("is_cut", [True, False])
+def test_fetched_files_that_are_gone_or_cut_short_are_fetched_again(fetched, tmp_path, name, is_cut):
+    pictures = shutil.copytree(fetched[0] / "dump" / "pictures", tmp_path / "pictures")
+    file = pictures / "000000" / name
+    whole = file.read_bytes()
+    file.unlink()
+    if is_cut:
+        file.write_bytes(whole[:100])
+    fetch_list(fetched[1], HOW, pictures, quiet)
+    assert file.read_bytes() == whole

@@ -56,7 +56,7 @@ def test_a_name_in_another_form_of_unicode_is_named(tmp_path):
         ("file,text", ["0.png,a"], "has no column 'caption'; it has file, text"),
         ("file,caption,caption", ["0.png,a,b"], "has 2 columns 'caption'"),
         ("file,caption", [], "has no rows"),
-        ("file,caption", ["0.png,a", '1.png,"open', "2.png,a"], "is no CSV in UTF-8: the row of line 3:"),
+        ("file,caption", ["0.png,a", '1.png,"open', "2.png,a"], "is no CSV in UTF-8: the row in or after line 3:"),
         ("file,caption", ["0.png,a", "1.png,a cat, asleep"], "list.csv:3 has more cells than the header: a comma in"),
     ],
 )
