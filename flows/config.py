@@ -178,7 +178,8 @@ class Pipeline(BaseModel):
         if decoder.network.embedding == "text" and assemble.prior != NO_PRIOR:
             yield "assemble.prior", f"must be {NO_PRIOR} for a decoder of text embeddings, got {assemble.prior}"
         yield from self._tile_problems(assemble.tile_px, mid.network, top.network)
-        largest, side = max(px, top.network.high_px), self.download.max_side_px if self.download else math.inf
+        seen = self.clip.network.vision.image_px if self.clip.network else 0
+        largest, side = max(px, seen, top.network.high_px), self.download.max_side_px if self.download else math.inf
         if side < largest:
             yield "download.max_side_px", f"must be at least {largest}, the pictures that train, got {side}"
 

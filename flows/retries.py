@@ -114,7 +114,9 @@ def add_retries(graph: "Graph", statuses: Iterable[str], settings: dict[str, Any
         raise ValueError(f"no row was asked for and refused as {said}; there are {', '.join(asked) or 'none'}")
     download = graph.pipeline.download
     assert download is not None
-    replaced(download, LENIENT | settings)  # refused here, not when it is run
+    least = download.max_side_px
+    if replaced(download, LENIENT | settings).max_side_px < least:  # refused here, not when it is run
+        raise ValueError(f"--with max_side_px must be at least the pipeline's {least}: its pictures train beside these")
     numbers = [*range(graph.num_listed), *(one.retry.shard for one in graph.retries)]
     tokens = {number: str(token(artifact)) for number, artifact in zip(numbers, artifacts, strict=True)}
     parts = {number: artifact.path / "rows.parquet" for number, artifact in zip(numbers, artifacts, strict=True)}

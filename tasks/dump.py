@@ -20,7 +20,7 @@ from unclip.data.config import EmbedConfig, FolderConfig, ShardsConfig, UrlsConf
 from unclip.data.digests import known_digest
 from unclip.data.dump import CLIP_FILES, MADE_FROM
 from unclip.data.dump_engine import Engine
-from unclip.data.dump_records import are_whole, sizes_of
+from unclip.data.dump_records import are_whole, record_or_none, sizes_of
 from unclip.data.imports import import_dump
 from unclip.runs import last_artifacts
 from unclip.store import Store
@@ -71,7 +71,9 @@ def is_made_from(folder: Path, made_from: dict[str, Any]) -> bool:
     files = CLIP_FILES if made_from["spec"].get("tokenizer") else CLIP_FILES[:-1]
     if not all((folder / name).is_file() for name in (*files, MADE_FROM)):
         return False
-    found = json.loads(said.read_text())
+    found = record_or_none(said, "sizes")
+    if found is None:
+        return False
     is_same = {name: found.get(name) for name in made_from} == json.loads(json.dumps(made_from))
     return is_same and are_whole(folder, found)
 

@@ -79,12 +79,14 @@ class Server:
         try:
             with _locked(self.folder / "start.lock"):
                 self._clients = _lock(self.folder / "clients.lock", fcntl.LOCK_SH)  # waits for a server that is ending
-                started: subprocess.Popen[bytes] | None = None
-                if not _is_held(self.folder / "server.lock"):
-                    (self.folder / "server.json").unlink(missing_ok=True)
-                    address, started = _spawn(self.folder, grace_s)
-                    self._address.set_result(address)
-                url = _await_record(self.folder, started)
+                url: str | None = None
+                while url is None:
+                    started: subprocess.Popen[bytes] | None = None
+                    if not _is_held(self.folder / "server.lock"):
+                        (self.folder / "server.json").unlink(missing_ok=True)
+                        address, started = _spawn(self.folder, grace_s)
+                        self._address.set_result(address)
+                    url = _await_record(self.folder, started)
                 if not self._address.done():
                     self._address.set_result(url)
                 self._url.set_result(url)
@@ -155,22 +157,22 @@ def _spawn(folder: Path, grace_s: float) -> tuple[str, subprocess.Popen[bytes]]:
         return f"http://127.0.0.1:{listener.getsockname()[1]}/api", process
 
 
-def _await_record(folder: Path, started: subprocess.Popen[bytes] | None) -> str:
-    """The address in the server's record once it is there and answers.
+def _await_record(folder: Path, started: subprocess.Popen[bytes] | None) -> str | None:
+    """The address in the server's record once it is there and answers; None where another's server is gone instead.
 
-    started: its process, where it was started here; another's holds its lock meanwhile.
+    started: its process, where it was started here; another's holds its lock meanwhile, and a moment longer than the
+    clients' lock when it ends, for the kernel frees them one after the other.
     """
-    born = time.monotonic()
     while True:
-        is_alive = (
-            started.poll() is None if started else time.monotonic() - born < 5 or _is_held(folder / "server.lock")
-        )
+        is_alive = started.poll() is None if started else _is_held(folder / "server.lock")
         record = _record(folder)
-        if record is not None:
+        if record is not None and is_alive:
             urllib.request.urlopen(f"{record['url']}/health", timeout=10).close()
             return str(record["url"])
-        if not is_alive:
+        if started and not is_alive:
             raise RuntimeError(f"the Prefect server ended while starting; see {folder / 'server.log'}")
+        if not is_alive:
+            return None
         time.sleep(0.05)
 
 

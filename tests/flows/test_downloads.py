@@ -225,6 +225,7 @@ def test_other_settings_fetch_all_again_and_no_retry_stands(shared, tmp_path):
         ({}, "http_4o4", {}, "refused as http_4o4; there are http_404"),
         ({}, "duplicate", {}, "refused as duplicate; there are http_404"),
         ({}, "http_404", {"timeout": 3}, "--with timeout: download has no such setting"),
+        ({}, "http_404", {"max_side_px": 8}, "--with max_side_px must be at least the pipeline's"),
     ],
 )
 def test_a_retry_says_what_it_cannot_fetch(shared, download, status, settings, message):

@@ -18,6 +18,7 @@ from tasks.clip_encoder import ClipEncoder
 from tasks.dump import clip_folder
 from tasks.pretrained import load_pretrained, specified
 from unclip.data.crops import Crop
+from unclip.data.dump import MADE_FROM
 from unclip.store import Store
 
 SMALL = {
@@ -195,3 +196,13 @@ def test_a_dump_made_with_the_same_weights_has_the_clip_already(tmp_path):
     weights = {key: value + 1 for key, value in load_pretrained(name).network.state_dict().items()}
     save_file(weights, tmp_path / "f" / "open_clip_model.safetensors")
     assert clip_folder(name, Store(tmp_path), tmp_path / "c", tmp_path / "dump") == tmp_path / "c"
+
+
+@pytest.mark.parametrize("file", ["weights.safetensors", "clip.json", MADE_FROM])
+@pytest.mark.parametrize("size", [0, 20])
+def test_a_dumps_clip_that_was_cut_short_is_not_used(tmp_path, file, size):
+    name = f"local-dir:{folder_of(tmp_path / 'f', {})}"
+    made = clip_folder(name, Store(tmp_path), tmp_path / "dump" / "clip")
+    assert clip_folder(name, Store(tmp_path), tmp_path / "aside", tmp_path / "dump") == made
+    (made / file).write_bytes((made / file).read_bytes()[:size])
+    assert clip_folder(name, Store(tmp_path), tmp_path / "aside", tmp_path / "dump") == tmp_path / "aside"

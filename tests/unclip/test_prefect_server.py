@@ -129,3 +129,17 @@ def test_a_server_that_lives_is_waited_for_however_slowly_it_starts(tmp_path, mo
         monkeypatch.setattr(prefect_server, "time", times)
         assert prefect_server._await_record(tmp_path, slow).startswith(address) and not late
         slow.kill()
+
+
+def test_a_server_that_was_ending_when_it_was_found_is_followed_by_another(tmp_path):
+    folder = tmp_path / "prefect"
+    folder.mkdir()
+    with (folder / "server.lock").open("w") as lock:  # as one has it that let go of its clients' lock already
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        server = start_server(tmp_path)
+        with pytest.raises(TimeoutError):
+            server.address(0.5)
+    try:
+        assert server.wait() == running_url(tmp_path)
+    finally:
+        server.close()

@@ -40,7 +40,7 @@ CLIP_FILES = ("weights.safetensors", "clip.json", "tokenizer.json")  # the last 
 ASIDE = ".part-"  # folders of parts that are being written
 DEFAULT_INDEX = IndexConfig()
 MAKING_PARTS = ("unclip.data.part_files",)  # and all that they import
-NEW, BROKEN = "new", "files missing or cut short"  # why a part is made
+NEW, BROKEN, OLDER = "new", "files missing or cut short", "a record of an older version"  # why a part is made
 CHANGED = {  # what of a recipe may differ, in words
     "code": "code of unclip",
     "tar": "tars",
@@ -98,6 +98,8 @@ def _fill(
         (out / "manifest.json").unlink(missing_ok=True)
         engine.embed(plan.jobs(list(missing)), progress)
         clear_aside(parts)
+        if changed := [plan.named(shard) for shard in missing if plan.why_made(shard) is not None]:
+            raise ValueError(f"SOURCE changed while it was being read: run again for {', '.join(changed)}")
         for record in surplus:
             drop_part(record)
         refuse_nothing(out, plan.source)
@@ -130,8 +132,16 @@ class Plan:
 
     def missing(self) -> dict[int, str]:
         """The shards whose parts the dump lacks, or has otherwise, and why each is made."""
-        found = ((shard, why_made(self.out, shard, self.recipe(shard))) for shard in range(len(self.shards)))
+        found = ((shard, self.why_made(shard)) for shard in range(len(self.shards)))
         return {shard: why for shard, why in found if why is not None}
+
+    def why_made(self, shard: int) -> str | None:
+        """Why a shard's part is to be made; None where the dump holds it."""
+        return why_made(self.out, shard, self.recipe(shard))
+
+    def named(self, shard: int) -> str:
+        """A shard as the user knows it."""
+        return str(self.shards[shard].recipe.get("name", f"shard {shard}"))
 
     def surplus(self) -> list[Path]:
         """The records of parts after the source's last shard: there, or gone with a file left that a kill spared."""
@@ -175,9 +185,10 @@ def how_of(engine: Engine, source: DumpSource) -> dict[str, Any]:
 def write_files(record: Path, said: dict[str, Any], shard: SourceShard, made: Made, encoder: Encoder) -> None:
     """Write a part with what stands beside it, check it aside, and move it in; its record is last.
 
-    Raises: ValueError where the shard changed since it was listed.
+    Of a shard that changed since it was listed nothing is written.
     """
-    shard.require_unchanged()
+    if not shard.is_what_was_read(made.rows):
+        return
     part, digest = record.with_suffix(".parquet"), said["recipe"].get("tar") or said["recipe"]["rows"]
     with tempfile.TemporaryDirectory(dir=part.parent, prefix=ASIDE) as name:
         aside = Path(name) / part.name
@@ -226,7 +237,7 @@ def finish(out: Path, config: IndexConfig = DEFAULT_INDEX) -> None:
     records = [read_record(part.with_suffix(".json"), "files", "rows", "refused") for part in parts]
     infos = [read_info(part) for part in parts]
     beside = [path for path in sorted(out.glob("*.*")) if path.name.startswith(("index.", "index-", "keys."))]
-    clip = [path for name in CLIP_FILES if (path := out / "clip" / name).is_file()]
+    clip = [path for name in (*CLIP_FILES, MADE_FROM) if (path := out / "clip" / name).is_file()]
     files = {f"parts/{name}": digest for record in records for name, digest in record["files"].items()}
     files |= {f"clip/{path.name}": known_digest(path) for path in clip}
     manifest = {
@@ -251,7 +262,7 @@ def is_finished(out: Path, index: IndexConfig, clip: Path) -> bool:
     if manifest is None or manifest.get("index_settings") != asdict(index):
         return False
     beside = [name for name in manifest["files"] if "/" not in name]
-    beside += [f"clip/{name}" for name in CLIP_FILES if (clip / name).is_file()]
+    beside += [f"clip/{name}" for name in (*CLIP_FILES, MADE_FROM) if (clip / name).is_file()]
     return all((out / name).is_file() for name in beside) and are_whole(out, manifest)
 
 
@@ -265,13 +276,13 @@ def why_made(out: Path, shard: int, recipe: dict[str, Any]) -> str | None:
     old = said and said["recipe"]
     if not isinstance(old, dict) or not all(are_there):
         return BROKEN
-    changed = {name for name in {*recipe, *old} if recipe.get(name) != old.get(name)}
-    if not changed & {"rows", "pairs"}:
-        changed -= {"more_columns"}  # said, but not by a dump of before
-    if changed:
-        names = CHANGED | ({"tar": "pictures"} if recipe["source"] == "urls" else {})
-        return f"other {' and '.join(sorted(names.get(name, name) for name in changed))}"
-    return None if said and are_whole(record.parent, said) else BROKEN
+    if recipe == old:
+        return None if said and are_whole(record.parent, said) else BROKEN
+    changed = {name for name in recipe.keys() & old.keys() if recipe[name] != old[name]}
+    if changed & {"rows", "pairs"} and recipe.get("more_columns") != old.get("more_columns"):
+        changed.add("more_columns")
+    names = CHANGED | ({"tar": "pictures"} if recipe["source"] == "urls" else {})
+    return f"other {' and '.join(sorted(names.get(name, name) for name in changed))}" if changed else OLDER
 
 
 def drop_part(record: Path) -> None:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from unclip.data.config import FolderConfig, ShardsConfig
 from unclip.data.dump_records import read_record, record_or_none
@@ -15,6 +16,7 @@ from unclip.data.funnel import lost_rows
 from unclip.data.table import AGREEING, UNKNOWN, TableInfo, read_info
 
 DumpSource = FolderConfig | ShardsConfig | FetchedConfig
+IN_RECIPES = ("weights_digest", "network_digest", "compute_type")
 SAME_VECTORS = tuple(name for name in AGREEING if name != "model")  # by whatever name the CLIP goes
 
 
@@ -24,17 +26,25 @@ def refuse_other_clip(dump: Path, encoder: EncoderFacts, agreeing: tuple[str, ..
     The first whole part speaks for all: none is written beside it that differs. agreeing: what must be equal.
     """
     first = next(whole_parts(dump), None)
-    if first is None:
-        return
-    path, info = first
-    record = record_or_none(path, "recipe") or {"recipe": {}}
-    network = record["recipe"].get("network_digest", UNKNOWN)
-    said = {name: getattr(info, name) for name in agreeing} | {"network_digest": network}
+    if first is None:  # all are made again: by the same CLIP, as far as their records know it
+        recipes = (recipe_in(record) for record in sorted((dump / "parts").glob("*.json")))
+        recipe: dict[str, Any] = next(filter(None, recipes), {})
+        said = {name: recipe[name] for name in IN_RECIPES if name in recipe}
+    else:
+        record, info = first
+        network = recipe_in(record).get("network_digest", UNKNOWN)
+        said = {name: getattr(info, name) for name in agreeing} | {"network_digest": network}
     for name, value in said.items():
         given = getattr(encoder, "name" if name == "model" else name)
         is_unknown = name != "weights_digest" and value == UNKNOWN  # of an imported dump
         if value != given and not is_unknown:
             raise ValueError(f"{dump} was made with {name} {value}, the CLIP given has {given}")
+
+
+def recipe_in(record: Path) -> dict[str, Any]:
+    """What a part's record says that it was made from; nothing where it is damaged."""
+    said = record_or_none(record, "recipe")
+    return dict(said["recipe"]) if said and isinstance(said["recipe"], dict) else {}
 
 
 def whole_parts(dump: Path) -> Iterator[tuple[Path, TableInfo]]:

@@ -1,6 +1,6 @@
 """The shards of a dump's source, listed once: what decides each, how it is read, and that it is still the same then."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,7 +11,11 @@ from unclip.data.digests import known_digest
 from unclip.data.dump_origin import DumpSource
 from unclip.data.fetched import FetchedConfig, fetched_listing, fetched_recipes, shard_folder
 from unclip.data.listings import Listing, folder_listing, tar_listing
+from unclip.data.rows import Row
 from unclip.data.source_plan import FolderRow, folder_chunks, folder_recipe, rows_digest, tar_paths, tar_recipe
+from unclip.data.sources import file_in
+
+AWAY = ("missing_file", "unreadable_file")
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,18 @@ class SourceShard:
     read: str  # the recipe's name for the digest of what is read
     digest: Callable[[], str]  # the same of what is there now
     open_listing: Callable[[], Listing]
+    folder: Path | None = None  # of its rows, where each is a file
 
-    def require_unchanged(self) -> None:
-        """Raises: ValueError when what was read may be other than the recipe says: changed, or away for a while."""
+    def is_what_was_read(self, rows: Iterable[Row]) -> bool:
+        """Whether the rows came of what the recipe says: nothing changed, and no file was away just then.
+
+        A file that could not be read is there again only if it was away: of one that comes later the digest differs.
+        """
         if self.digest() != self.recipe[self.read]:
-            raise ValueError(f"SOURCE: shard {self.recipe['shard']} changed while it was being read: run again")
+            return False
+        folder = self.folder
+        files = [row.url or "" for row in rows if row.status in AWAY]
+        return folder is None or not any(isinstance(file_in(folder, file), bytes) for file in files)
 
 
 def dump_shards(source: DumpSource) -> list[SourceShard]:
@@ -41,7 +52,7 @@ def dump_shards(source: DumpSource) -> list[SourceShard]:
 def folder_shard(folder: Path, shard: int, rows: list[FolderRow]) -> SourceShard:
     """Rows of a folder's list."""
     digest, listing = partial(rows_digest, folder, rows), partial(folder_listing, folder, rows, shard)
-    return SourceShard(folder_recipe(folder, shard, rows), "rows", digest, listing)
+    return SourceShard(folder_recipe(folder, shard, rows), "rows", digest, listing, folder)
 
 
 def fetched_shard(folder: Path, recipe: dict[str, Any]) -> SourceShard:

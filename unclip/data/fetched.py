@@ -60,6 +60,7 @@ def fetch_list(
             fetch_shard(config, shard, how, recipe, place)
         else:
             clear_left(place)
+            mend_pairs(config, shard, place)
         progress(shard + 1, len(recipes))
     remove_shards(folder, len(recipes))
     return FetchedConfig(urls=config, folder=folder)
@@ -101,8 +102,9 @@ def publish(aside: Path, place: Path, said: dict[str, Any], counts: dict[str, An
     """Put a whole shard into its place; killed anywhere in here, the old one or the new one is found."""
     shutil.rmtree(aside / WORK, ignore_errors=True)
     figures = {name: counts[name] for name in ("rows", "kept", "refused")}
-    sizes = sizes_of(aside / name for name in ("shard.tar", "rows.parquet", "pairs.parquet"))
-    write_record(aside / RECORD, said | figures | {"sizes": sizes})
+    sizes = sizes_of((aside / "shard.tar", aside / "rows.parquet"))
+    pairs_bytes = (aside / "pairs.parquet").stat().st_size
+    write_record(aside / RECORD, said | figures | {"sizes": sizes, "pairs_bytes": pairs_bytes})
     (aside / ASKED).unlink(missing_ok=True)
     old = old_of(place)
     shutil.rmtree(old, ignore_errors=True)
@@ -110,6 +112,14 @@ def publish(aside: Path, place: Path, said: dict[str, Any], counts: dict[str, An
         os.replace(place, old)
     os.replace(aside, place)
     clear_left(place)
+
+
+def mend_pairs(config: UrlsConfig, shard: int, place: Path) -> None:
+    """Write a fetched shard's pairs again where they are gone or cut short: the list says them, no host is asked."""
+    pairs = place / "pairs.parquet"
+    size = read_record(place / RECORD).get("pairs_bytes")
+    if not pairs.is_file() or size not in (None, pairs.stat().st_size):
+        write_pairs(config, shard, pairs)
 
 
 def clear_left(place: Path) -> None:
@@ -152,12 +162,12 @@ def is_fetched(place: Path, recipe: dict[str, Any], name: str = RECORD) -> bool:
 
 
 def fetched_recipes(config: FetchedConfig) -> list[dict[str, Any]]:
-    """What decides each part: the pairs, the pictures that came, and why others did not."""
+    """What decides each part: the pairs that were asked, the pictures that came, and why others did not."""
     found = []
-    for shard, recipe in enumerate(pair_recipes(config.urls)):
-        place = shard_folder(config.folder, shard)
+    for record in sorted(config.folder.glob(f"[0-9]*/{RECORD}")):
+        asked, place = read_record(record, "recipe")["recipe"], record.parent
         fates = {"tar": known_digest(place / "shard.tar"), "fates": known_digest(place / "rows.parquet")}
-        found.append(recipe | fates)
+        found.append({name: asked[name] for name in ("source", "shard", "pairs")} | fates)
     return found
 
 

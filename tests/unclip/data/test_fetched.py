@@ -230,5 +230,6 @@ def test_fetched_files_that_are_gone_or_cut_short_are_fetched_again(fetched, tmp
     file.unlink()
     if is_cut:
         file.write_bytes(whole[:100])
+    asked = Handler.asked["/plain.jpg"]
     fetch_list(fetched[1], HOW, pictures, quiet)
-    assert file.read_bytes() == whole
+    assert file.read_bytes() == whole and (Handler.asked["/plain.jpg"] > asked) == (name != "pairs.parquet")
